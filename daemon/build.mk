@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# libcow, the daemon and the tools. Sources are found by wildcard: adding a file
+# needs no change here.
+
+LIBCOW := $(filter-out $(if $(filter yes,$(HAVE_URING)),,daemon/lib/io-uring.c),$(wildcard daemon/lib/*.c))
+LIBCOW_LIBS = $(XXHASH_LIBS) $(URING_LIBS) -ldl
+SRCS += $(LIBCOW)
+ALL  += $(BUILD)/lib/libcow.so.0 $(BUILD)/lib/libcow.so
+
+$(BUILD)/daemon/lib/opt.o: OBJ_CPPFLAGS = -DCOW_VERSION='"$(VERSION)"'
+$(BUILD)/daemon/lib/opt.o: GNUmakefile
+
+# The one library that cannot be left out: identities of bases and every metadata sector use it.
+ifneq ($(HAVE_XXHASH),yes)
+$(call obj,$(LIBCOW)): | need-xxhash
+need-xxhash:
+	@echo 'libcow needs libxxhash >= 0.8.0 (Debian: libxxhash-dev), which was not found' >&2; exit 1
+.PHONY: need-xxhash
+endif
+
+$(BUILD)/lib/libcow.so.0: $(call obj,$(LIBCOW))
+	@mkdir -p $(@D)
+	$(call say,SHLIB,$@)
+	$(Q)$(CC) $(SO_LDFLAGS) -Wl,-soname,libcow.so.0 -o $@ $(call obj,$(LIBCOW)) $(LIBCOW_LIBS)
+$(BUILD)/lib/libcow.so: $(BUILD)/lib/libcow.so.0
+	$(Q)ln -sf libcow.so.0 $@
+
+# One verb a file; dscow_tool is a thin face on the same verbs.
+COWIMG_VERBS := $(wildcard daemon/tools/cowimg-*.c)
+COWIMG       := $(if $(wildcard daemon/tools/cowimg.c),daemon/tools/cowimg.c $(COWIMG_VERBS))
+DSCOW_TOOL   := $(if $(wildcard daemon/tools/dscow_tool.c),daemon/tools/dscow_tool.c $(COWIMG_VERBS))
+# What a client of the daemon shares with it: the protocol's words, the run directory.
+COWCTL       := $(if $(wildcard daemon/tools/cowctl.c),$(wildcard daemon/tools/cowctl*.c) \
+		daemon/cowd/proto.c daemon/cowd/rundir.c)
+$(eval $(call program,cowimg,$(COWIMG)))
+$(eval $(call program,dscow_tool,$(DSCOW_TOOL)))
+$(eval $(call program,cowctl,$(COWCTL)))
+
+# The daemon carries the FUSE front end inside; FUSE is its only one so far.
+COWD := $(wildcard daemon/cowd/*.c)
+FUSE_SHARED := $(filter-out fuse/main.c,$(wildcard fuse/*.c))
+ifeq ($(HAVE_FUSE),yes)
+$(eval $(call program,cowd,$(if $(wildcard daemon/cowd/main.c),$(COWD) $(FUSE_SHARED)),$$(FUSE_LIBS) $$(BLKID_LIBS)))
+endif
+
+BINS  += $(addprefix $(BUILD)/bin/,cowimg dscow_tool cowfuse)
+SBINS += $(addprefix $(BUILD)/bin/,cowd cowctl)
+COMPLETED := cowctl cowimg dscow_tool cowfuse

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The plugin ABI: what an image format must answer. A plugin is a pure
+ * translator: it never does data I/O, opens no path, blocks nowhere, starts no
+ * thread. It is one shared object, cow-NAME.so, that exports one symbol,
+ * cow_format_register (see COW_FORMAT_REGISTER). cow-format(7) is the manual.
+ */
+#ifndef COW_FORMAT_H
+#define COW_FORMAT_H
+
+#include "cow/err.h"
+#include "cow/kv.h"
+#include "cow/map.h"
+#include "cow/meta.h"
+#include "cow/opt.h"
+
+#define COW_FORMAT_ABI 1u	/* raised when an existing member changes its meaning */
+
+/* Capabilities */
+#define COW_CAP_WRITE	(1u << 0)
+#define COW_CAP_DISCARD	(1u << 1)
+#define COW_CAP_RESIZE	(1u << 2)
+#define COW_CAP_BACKING	(1u << 3)	/* can have a base */
+#define COW_CAP_CREATE	(1u << 4)
+#define COW_CAP_CHECK	(1u << 5)
+#define COW_CAP_COMMIT	(1u << 6)	/* has make_empty() and rebase() */
+#define COW_CAP_NOFILE	(1u << 7)	/* opens no file: the "image" is only a name */
+
+/* How an image is opened */
+#define COW_OPEN_WRITE	(1u << 0)
+#define COW_OPEN_FORCE	(1u << 1)	/* accept a base that changed; say so in a warning */
+#define COW_OPEN_CHECK	(1u << 2)	/* for check and repair: accept what can be repaired */
+
+struct cow_file;
+struct cow_meta;
+
+/* What stands in the image about its base: hints, never opened by a format. */
+struct cow_backing {
+	char path[1024];	/* empty: none */
+	char format[16];	/* name of the base's format; empty: not recorded */
+};
+
+/* What a base was when it was recorded; libcow fills it in from the opened base. */
+struct cow_identity {
+	uint64_t size;		/* virtual bytes */
+	int64_t mtime_ns;	/* of the base's first file; 0 for a block device */
+	uint64_t sample;	/* XXH3 over samples of its contents, see chain.c */
+};
+
+struct cow_image {
+	const struct cow_format *fmt;
+	void *priv;		/* fmt->priv_size zeroed bytes, the plugin's own */
+	const char *path;	/* for messages only */
+	uint32_t open_flags;	/* COW_OPEN_* */
+
+	/* Set by open(), changed by resize(): */
+	uint64_t size;		/* virtual bytes */
+	uint32_t granule;	/* power of two: unit in which NEW answers are aligned; 1 for none */
+	uint32_t block;		/* power of two: the format's allocation unit, for reports; 0 for none */
+	uint64_t below_limit;	/* virtual bytes up to which the layer below shows; set to size if unsure */
+	uint64_t session;	/* nonce of an unclean session found in the image, 0: cleanly closed */
+	uint64_t gen;		/* raised whenever an answer given earlier stops being true */
+	struct cow_backing backing;
+	struct cow_identity identity;	/* recorded identity of the base; size 0: none recorded */
+
+	struct cow_meta *meta;	/* libcow's */
+};
+
+/* create() */
+struct cow_create {
+	uint64_t size;			/* virtual bytes */
+	const struct cow_args *args;	/* checked against create_opts */
+	const struct cow_backing *backing;	/* NULL: no base */
+	const struct cow_identity *identity;	/* of the base; NULL: no base */
+};
+
+/* check() */
+#define COW_CHECK_REPAIR (1u << 0)
+
+struct cow_report {
+	uint64_t corruptions, leaks, repaired;
+	uint64_t blocks_checked;
+	uint64_t data_bytes;		/* bytes present in this layer */
+	/* Called for each finding, a sentence without newline; may be NULL. */
+	void (*say)(struct cow_report *, const char *sentence);
+	/* Called now and then with the part done; returning true stops with -ECANCELED; may be NULL. */
+	bool (*progress)(struct cow_report *, uint64_t done, uint64_t total);
+	void *opaque;
+};
+
+/*
+ * One format. "Required" members must be set; the rest may be NULL. Return 0 or
+ * -errno unless said otherwise; everything runs on the thread that owns the
+ * chain. New members are only ever added at the end.
+ */
+struct cow_format {
+	uint32_t abi, size;		/* set by COW_FORMAT_REGISTER */
+	const char *name, *desc, *version;	/* Required. name as in cow-NAME.so */
+	uint32_t caps;			/* COW_CAP_* */
+	uint32_t priv_size;
+	const struct cow_opt *opts;		/* of open() */
+	const struct cow_opt *create_opts;	/* of create() */
+
+	/*
+	 * How sure (0..100) that @head, the first @len bytes of a file of
+	 * @file_size bytes, is this format. Required. No I/O. Only used for
+	 * messages ("this looks like qcow2"), never to choose a format.
+	 */
+	int (*probe)(const uint8_t *head, size_t len, uint64_t file_size);
+
+	/*
+	 * Required. Reads the header with cow_img_pread(), validates every
+	 * limit, sets the members of @img. Must not write. On failure fills @err
+	 * and leaves nothing behind.
+	 */
+	int (*open)(struct cow_image *img, const struct cow_args *args, struct cow_err *err);
+	void (*close)(struct cow_image *img);	/* Required. Releases priv's contents; no I/O; cannot fail. */
+
+	/*
+	 * Required. Answers @q. 0; -EAGAIN when cow_meta_get() or
+	 * cow_meta_after() said so, having changed nothing; -EIO for damaged
+	 * metadata; other -errno. Called again with the same query after -EAGAIN.
+	 */
+	int (*map)(struct cow_image *img, const struct cow_query *q, struct cow_map *ret);
+
+	/*
+	 * Required with COW_CAP_WRITE. Ends each WRITE, ZERO or DISCARD answer
+	 * of kind COW_DATA that has COW_EXT_NEW. @io 0: the data was written, show it;
+	 * < 0: it was not, give the reservation back. Does no I/O, cannot fail.
+	 */
+	void (*commit)(struct cow_image *img, const struct cow_map *map, int io);
+
+	/*
+	 * First change of a session: mark the image in use with the nonce
+	 * @session in its header, by cow_img_pwrite(), no sync. Optional.
+	 */
+	int (*begin)(struct cow_image *img, uint64_t session);
+	/* Everything is flushed: mark the image cleanly closed, and sync. Optional. */
+	int (*end)(struct cow_image *img);
+
+	/* A metadata block was read: is it whole? 0 or -EIO, with a sentence. Optional. */
+	int (*verify)(struct cow_image *img, uint16_t file, uint64_t off, const void *data,
+		      struct cow_err *err);
+	/* @data is a copy about to be written: put checksums in. Optional. */
+	void (*seal)(struct cow_image *img, uint16_t file, uint64_t off, void *data);
+
+	/* ---- offline, or with the device quiesced and flushed; all optional ---- */
+
+	/* Formats the empty file behind @img (cow_img_*); img->size etc. are not set. */
+	int (*create)(struct cow_image *img, const struct cow_create *c, struct cow_err *err);
+	/* New virtual size. The cache holds no dirty block. Crash-safe. */
+	int (*resize)(struct cow_image *img, uint64_t size, struct cow_err *err);
+	/* Examines the image, repairs with COW_CHECK_REPAIR. Findings are not errors: 0. */
+	int (*check)(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);
+	/* Forget all data of this layer (it has been committed below). Crash-safe. */
+	int (*make_empty)(struct cow_image *img, struct cow_err *err);
+	/* Record another base or identity. @committing: the base is about to change on purpose. */
+	int (*rebase)(struct cow_image *img, const struct cow_backing *backing,
+		      const struct cow_identity *identity, bool committing, struct cow_err *err);
+	/* Facts for "info", beyond the members of cow_image. */
+	void (*info)(struct cow_image *img, struct cow_kv *kv);
+};
+
+/*
+ * File access for the control-path callbacks above: begin, end, open, create, resize, check,
+ * make_empty, rebase. Never from map, commit, verify or seal. Synchronous. file 0 is the image itself.
+ * Return 0 or -errno; a read past the end of the file gives zeroes.
+ */
+COW_EXPORT int cow_img_pread(struct cow_image *img, uint16_t file, void *buf, size_t len, uint64_t off);
+COW_EXPORT int cow_img_pwrite(struct cow_image *img, uint16_t file, const void *buf, size_t len,
+			      uint64_t off);
+COW_EXPORT int cow_img_sync(struct cow_image *img, uint16_t file);
+/* The range reads as zeroes afterwards, its space is given back where the file can. */
+COW_EXPORT int cow_img_punch(struct cow_image *img, uint16_t file, uint64_t off, uint64_t len);
+COW_EXPORT int cow_img_truncate(struct cow_image *img, uint16_t file, uint64_t size);
+COW_EXPORT uint64_t cow_img_file_size(struct cow_image *img, uint16_t file);
+COW_EXPORT bool cow_img_is_blkdev(struct cow_image *img, uint16_t file);
+/* Next data (@data) or hole at or after @off: 0 and the offset; -ENXIO: none; other -errno: unknown. */
+COW_EXPORT int cow_img_seek(struct cow_image *img, uint16_t file, uint64_t off, bool data,
+			    uint64_t *ret_off);
+/* Forgets every cached clean block; dirty ones must not exist. For resize, check, make_empty. */
+COW_EXPORT void cow_img_drop_cache(struct cow_image *img);
+
+/* Fills @fmt->abi and ->size and exports it. */
+#define COW_FORMAT_REGISTER(f)                                               \
+	COW_EXPORT const struct cow_format *cow_format_register(void);       \
+	const struct cow_format *cow_format_register(void)                   \
+	{                                                                    \
+		(f).abi = COW_FORMAT_ABI;                                    \
+		(f).size = sizeof(f);                                        \
+		return &(f);                                                 \
+	}
+
+/* ---- the loader ---- */
+
+/*
+ * Finds a format by name, loading cow-NAME.so from $COW_PLUGIN_DIR (ignored in
+ * set-id programs) or the folder "cow" beside libcow. -ENOENT, -EINVAL (ABI,
+ * missing callback, wrong name) with a sentence. The format stays loaded.
+ */
+COW_EXPORT int cow_format_find(const char *name, const struct cow_format **ret, struct cow_err *err);
+/* Names of the formats installed, for messages and --help; NULL-terminated, free with cow_free(). */
+COW_EXPORT char **cow_format_list(void);
+
+#endif

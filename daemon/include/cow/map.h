@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The remap query and its answer: "where does this range live, for read or
+ * for write, and must something be copied first?" All values are bytes.
+ */
+#ifndef COW_MAP_H
+#define COW_MAP_H
+
+#include "cow/util.h"
+
+enum cow_intent {
+	COW_READ,
+	COW_WRITE,
+	COW_ZERO,	/* must read as zeroes afterwards */
+	COW_DISCARD,	/* as COW_ZERO for whole granules; ragged edges keep their contents */
+	COW_REPORT,	/* describe, for map listings; same answer as COW_READ */
+};
+
+enum cow_kind {
+	COW_HOLE,	/* reads as zeroes, nothing stored, do not look lower */
+	COW_DATA,	/* stored verbatim in file[@file] at @phys */
+	COW_BELOW,	/* not in this layer: ask the next one (zeroes if none) */
+	COW_ENCODED,	/* compressed or encrypted: only decode() can read it; cannot be remapped */
+};
+
+#define COW_EXT_NEW	(1u << 0)	/* reserved by this answer; commit() makes it visible */
+#define COW_EXT_SHARED	(1u << 1)	/* must be unshared before a write */
+
+struct cow_extent {
+	uint64_t virt, len;	/* virtual range described; always covers query.virt; len > 0 */
+	uint64_t phys;		/* valid for COW_DATA, COW_ENCODED */
+	uint16_t file;		/* index in the layer's file table */
+	uint8_t kind;		/* enum cow_kind */
+	uint8_t pad;
+	uint32_t flags;		/* COW_EXT_* */
+};
+
+struct cow_query {
+	uint64_t virt, len;	/* in bounds of the image, len > 0 */
+	uint32_t intent;	/* enum cow_intent */
+	uint32_t flags;		/* 0 */
+};
+
+/*
+ * The answer.
+ *
+ * READ, REPORT: @dst says where the bytes are; it may end before or after the
+ * query's end, and starts at or before its start.
+ *
+ * WRITE: @dst is COW_DATA and covers query.virt. Without COW_EXT_NEW the bytes
+ * can be written in place. With it, @dst starts and ends either at the query's
+ * own edge or at a granule boundary beyond it: the bytes of @dst outside the
+ * query must be filled with old contents first, from the layers below when
+ * @src.kind is COW_BELOW, with zeroes when it is COW_HOLE.
+ *
+ * ZERO, DISCARD: the query is whole granules (the end of the image counts as a
+ * granule boundary). COW_DATA: give the file range back (punch), then commit().
+ * COW_HOLE: reads as zeroes already, nothing to do.
+ */
+struct cow_map {
+	struct cow_extent dst;
+	struct cow_extent src;
+	uint64_t cookie;	/* the plugin's reservation, for commit() */
+	uint64_t gen;		/* image->gen at the time of the answer */
+};
+
+#endif

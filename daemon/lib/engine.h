@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The inside of a chain, shared by chain.c (opening), req.c (requests), flush.c
+ * and ops.c (offline work). Nothing outside daemon/lib sees it.
+ */
+#ifndef COW_LIB_ENGINE_H
+#define COW_LIB_ENGINE_H
+
+#include <assert.h>
+
+#include "cow/chain.h"
+#include "io.h"
+#include "meta.h"
+
+#define ENGINE_IOCBS 128	/* data operations in flight at once; more wait */
+
+struct cow_layer {
+	struct cow_image img;
+	struct cow_chain *chain;
+	unsigned index;
+	struct cow_file file;		/* io NULL: a format without a file */
+	struct cow_meta meta;
+	char *path;
+};
+
+/* A read of a range from a layer down; part of a request, or the fill of a first write. */
+struct cow_rd {
+	struct cow_chain *c;
+	uint64_t virt, len;
+	uint8_t *buf;
+	uint64_t pos;			/* bytes whose operations have been started */
+	uint64_t seg;			/* bytes that the descent has narrowed to */
+	unsigned first, layer;
+	unsigned pending;
+	int err;
+	bool waiting;			/* in somebody's list of waiters */
+	struct cow_pins pins;
+	struct cow_waiter wait;
+	void (*done)(struct cow_rd *rd, int err);	/* not called when rd_start() returned 1 */
+};
+
+enum wr_state { WR_MAP, WR_HEAD, WR_TAIL, WR_IO, WR_COMMIT };
+
+/* WRITE, ZERO, DISCARD in flight. */
+struct cow_wr {
+	enum wr_state state;
+	uint64_t pos;			/* bytes of the request done */
+	uint64_t n;			/* bytes of it in the current step */
+	uint64_t lo, hi;		/* granules locked */
+	uint8_t *bounce;		/* old contents around the step's bytes: head, then tail */
+	uint64_t head, tail;
+	const uint8_t *data;
+	bool punch;
+	struct cow_map map;
+	struct cow_pins pins;
+	struct cow_waiter wait;
+	struct cow_iocb cb;
+	struct cow_list lock;		/* in chain->writers or ->lock_waiters */
+};
+
+struct cow_req_priv {
+	struct cow_chain *c;
+	struct cow_list node;		/* flush: in chain->flush.joined or .next */
+	union {
+		struct cow_rd rd;
+		struct {
+			struct cow_wr wr;
+			struct cow_rd fill;
+		};
+	};
+};
+static_assert(sizeof(struct cow_req_priv) <= sizeof(((struct cow_req *)0)->priv),
+	      "cow_req.priv holds the engine's state");
+
+static inline struct cow_req_priv *req_priv(struct cow_req *r)
+{
+	return (struct cow_req_priv *)r->priv;
+}
+
+static inline struct cow_req *priv_req(struct cow_req_priv *p)
+{
+	return cow_container_of(p, struct cow_req, priv);
+}
+
+enum flush_state { FLUSH_IDLE, FLUSH_DATA, FLUSH_WRITE, FLUSH_SYNC };
+
+struct cow_flush {
+	enum flush_state state;
+	struct cow_list joined, next;	/* requests this flush ends; requests for the one after */
+	int last;			/* result of the last one */
+	struct cow_iocb cb;
+	struct meta_flush meta;
+};
+
+struct cow_chain {
+	struct cow_io *io;
+	int tid;
+	struct cow_layer *layers;
+	unsigned n;
+	bool writable;
+	bool begun;			/* the top image is marked in use */
+	bool persist;
+	bool data_dirty;		/* data was written that no fdatasync has covered */
+	enum cow_chain_mode mode;
+	int sticky;			/* why the mode is not RW */
+
+	struct cow_list writers;	/* struct cow_wr.lock, active */
+	struct cow_list lock_waiters;	/* in order of arrival */
+	struct cow_list stalled;	/* struct cow_waiter: an iocb, slot or edge is missing */
+	struct cow_iocb *iocbs;
+	struct cow_list iocb_free;
+	struct cow_flush flush;
+	unsigned inflight;
+
+	/* How it was opened, for reopening the base. */
+	char **backing, **backing_dirs;
+	uint64_t cache_bytes;
+
+	uint64_t copied_bytes, allocated_bytes, data_syncs, meta_syncs;
+};
+
+static inline struct cow_layer *img_layer(struct cow_image *img)
+{
+	return cow_container_of(img, struct cow_layer, img);
+}
+
+void chain_assert_thread(const struct cow_chain *c);
+/* Down the failure ladder, never up; says so once. */
+void chain_fail(struct cow_chain *c, enum cow_chain_mode mode, int why, const char *what);
+/* First change of a session: header, nonce, volatile map. 0 or -errno. */
+int chain_begin(struct cow_chain *c);
+
+/* flush.c */
+void flush_submit(struct cow_chain *c, struct cow_req *req);
+/* Room is needed. 1: a flush is under way and will wake the stalled; 0: one just ended; -errno. */
+int flush_kick(struct cow_chain *c);
+
+/* req.c */
+int rd_start(struct cow_rd *rd, int *ret);	/* 1: done, *ret; 0: rd->done will be called */
+int chain_map(struct cow_layer *l, const struct cow_query *q, struct cow_pins *pins,
+	      struct cow_map *ret);
+/* After chain_map() said -EAGAIN. 1: @w is woken when it is worth calling again; 0: call it now; -errno. */
+int chain_wait(struct cow_layer *l, struct cow_waiter *w);
+void chain_wake_stalled(struct cow_chain *c, int result);
+void req_end(struct cow_req *req, int result);
+
+/* chain.c */
+int chain_open_file(struct cow_chain *c, const struct cow_open_spec *spec, struct cow_file *ret,
+		    struct cow_err *err);
+int chain_open_lower(struct cow_chain *c, uint32_t flags, struct cow_err *err);
+void chain_close_lower(struct cow_chain *c);
+
+#endif

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Real files and block devices: the one place that opens paths, takes locks
+ * and makes system calls on images. Which path may be opened is decided in
+ * chain.c; how a request becomes operations, in req.c.
+ *
+ * Locks are open-file-description locks on the bytes QEMU uses, so that cowd
+ * and QEMU keep each other out: a user holds byte 100 + n for each permission n
+ * it uses, and byte 200 + n for each permission it does not want others to use.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "io.h"
+
+#define LOCK_USES	100	/* QEMU: RAW_LOCK_PERM_BASE */
+#define LOCK_DENIES	200	/* QEMU: RAW_LOCK_SHARED_BASE */
+#define PERM_READ	(1u << 0)
+#define PERM_WRITE	(1u << 1)
+#define PERM_RESIZE	(1u << 3)
+#define PERM_BITS	4
+
+#define ZERO_CHUNK (256u << 10)	/* bytes written at once where holes cannot be punched */
+
+static int open_path(const struct cow_open_spec *spec, int flags)
+{
+	struct open_how how = { .flags = (uint64_t)flags };
+	int dir, fd;
+
+	if (!spec->beneath) {
+		fd = open(spec->path, flags, 0);
+		return fd < 0 ? -errno : fd;
+	}
+	dir = open(spec->beneath, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return -errno;
+	how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+	do {
+		fd = (int)syscall(SYS_openat2, dir, spec->path, &how, sizeof(how));
+	} while (fd < 0 && errno == EAGAIN);
+	fd = fd < 0 ? -errno : fd;
+	close(dir);
+	return fd;
+}
+
+static char *parent_dir(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash)
+		return cow_strdup(".");
+	if (slash == path)
+		return cow_strdup("/");
+	return cow_asprintf("%.*s", (int)(slash - path), path);
+}
+
+static int open_nameless(const char *path)
+{
+	char *dir COW_CLEANUP_FREE = parent_dir(path);
+	int fd;
+
+	if (!dir)
+		return -ENOMEM;
+	fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+static bool is_blkdev(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+int cow_file_refresh(struct cow_file *f)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st))
+		return -errno;
+	if (S_ISBLK(st.st_mode)) {
+		f->blkdev = true;
+		if (ioctl(f->fd, BLKGETSIZE64, &f->size))
+			return -errno;
+		f->dev = st.st_rdev;
+		f->ino = 0;
+		f->mtime_ns = 0;
+		return 0;
+	}
+	if (S_ISDIR(st.st_mode))
+		return -EISDIR;
+	if (!S_ISREG(st.st_mode))
+		return -EINVAL;
+	f->blkdev = false;
+	f->size = (uint64_t)st.st_size;
+	f->dev = st.st_dev;
+	f->ino = st.st_ino;
+	f->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+	return 0;
+}
+
+/* Learns which reads can be answered at once: RWF_NOWAIT is refused by some file systems. */
+static void probe_nowait(struct cow_file *f)
+{
+	struct statfs sfs;
+	char byte;
+	struct iovec iov = { &byte, 1 };
+
+	f->memory = !f->blkdev && fstatfs(f->fd, &sfs) == 0 && sfs.f_type == TMPFS_MAGIC;
+	f->nowait = !f->memory &&
+		    (preadv2(f->fd, &iov, 1, 0, RWF_NOWAIT) >= 0 || errno == EAGAIN);
+}
+
+int cow_file_open(struct cow_io *io, const struct cow_open_spec *spec, struct cow_file *ret,
+		  struct cow_err *err)
+{
+	/* O_NONBLOCK so that a FIFO cannot hold us; cleared below, io_uring would honour it. */
+	int flags = (spec->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+	int rc;
+
+	*ret = (struct cow_file){ .io = io, .fd = -1, .writable = spec->write };
+	ret->path = spec->beneath && spec->path[0] != '/' ?
+		cow_asprintf("%s/%s", spec->beneath, spec->path) : cow_strdup(spec->path);
+	if (!ret->path)
+		return cow_err_sys(err, -ENOMEM, "%s", spec->path);
+	if (spec->create && !(spec->exist_ok && is_blkdev(spec->path)))
+		rc = open_nameless(spec->path);
+	else
+		rc = open_path(spec, flags);
+	if (rc >= 0) {
+		ret->fd = rc;
+		rc = cow_file_refresh(ret);
+	}
+	if (rc == 0 && fcntl(ret->fd, F_SETFL, 0))
+		rc = -errno;
+	if (rc) {
+		cow_file_close(ret);
+		if (rc == -EINVAL)
+			return cow_err_set(err, rc, "%s: not a regular file or block device",
+					   spec->path);
+		return cow_err_sys(err, rc, "%s", spec->path);
+	}
+	probe_nowait(ret);
+	return 0;
+}
+
+void cow_file_close(struct cow_file *f)
+{
+	if (f->fd >= 0)
+		close(f->fd);
+	f->fd = -1;
+	cow_free(f->path);
+	f->path = NULL;
+}
+
+static int sync_parent(const char *path)
+{
+	char *dir COW_CLEANUP_FREE = parent_dir(path);
+	int fd, rc = 0;
+
+	if (!dir)
+		return -ENOMEM;
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fsync(fd) && errno != EINVAL)
+		rc = -errno;
+	close(fd);
+	return rc;
+}
+
+/* Replacing needs a name to rename from: linkat() never replaces. */
+static int link_over(const char *proc, const char *path)
+{
+	char *tmp COW_CLEANUP_FREE = cow_asprintf("%s.new-%ld", path, (long)getpid());
+	int rc = 0;
+
+	if (!tmp)
+		return -ENOMEM;
+	if (linkat(AT_FDCWD, proc, AT_FDCWD, tmp, AT_SYMLINK_FOLLOW))
+		return -errno;
+	if (rename(tmp, path)) {
+		rc = -errno;
+		unlink(tmp);
+	}
+	return rc;
+}
+
+int cow_file_publish(struct cow_file *f, bool exist_ok, struct cow_err *err)
+{
+	char proc[64];
+	int rc = 0;
+
+	if (fsync(f->fd))
+		return cow_err_sys(err, -errno, "%s", f->path);
+	if (f->blkdev)
+		return 0;
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", f->fd);
+	if (exist_ok)
+		rc = link_over(proc, f->path);
+	else if (linkat(AT_FDCWD, proc, AT_FDCWD, f->path, AT_SYMLINK_FOLLOW))
+		rc = -errno;
+	if (rc == 0)
+		rc = sync_parent(f->path);
+	return rc ? cow_err_sys(err, rc, "%s", f->path) : 0;
+}
+
+static int lock_byte(int fd, off_t byte)
+{
+	struct flock fl = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+
+	return fcntl(fd, F_OFD_SETLK, &fl) ? -errno : 0;
+}
+
+/* Does somebody else hold @byte? */
+static int byte_taken(int fd, off_t byte, bool *ret)
+{
+	struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+
+	if (fcntl(fd, F_OFD_GETLK, &fl))
+		return -errno;
+	*ret = fl.l_type != F_UNLCK;
+	return 0;
+}
+
+static int lock_take(int fd, unsigned uses, unsigned denies)
+{
+	int rc = 0;
+
+	for (int n = 0; n < PERM_BITS && rc == 0; n++) {
+		if (uses & (1u << n))
+			rc = lock_byte(fd, LOCK_USES + n);
+		if (rc == 0 && (denies & (1u << n)))
+			rc = lock_byte(fd, LOCK_DENIES + n);
+	}
+	return rc;
+}
+
+/* After taking ours, so that of two openers at least one sees the other. */
+static int lock_conflict(int fd, unsigned uses, unsigned denies, bool *ret)
+{
+	int rc = 0;
+
+	*ret = false;
+	for (int n = 0; n < PERM_BITS && rc == 0 && !*ret; n++) {
+		if (uses & (1u << n))
+			rc = byte_taken(fd, LOCK_DENIES + n, ret);
+		if (rc == 0 && !*ret && (denies & (1u << n)))
+			rc = byte_taken(fd, LOCK_USES + n, ret);
+	}
+	return rc;
+}
+
+int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
+{
+	unsigned denies = PERM_WRITE | PERM_RESIZE;
+	unsigned uses = PERM_READ | (write ? denies : 0);
+	bool taken;
+	int rc;
+
+	rc = lock_take(f->fd, uses, denies);
+	if (rc == 0)
+		rc = lock_conflict(f->fd, uses, denies, &taken);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: cannot lock", f->path);
+	if (taken)
+		return cow_err_set(err, -EAGAIN, "%s: in use by another process, cannot open it for %s",
+				   f->path, write ? "writing" : "reading");
+	return 0;
+}
+
+int cow_file_truncate(struct cow_file *f, uint64_t size)
+{
+	if (f->blkdev)
+		return size <= f->size ? 0 : -ENOSPC;
+	if (size > INT64_MAX)
+		return -EFBIG;
+	if (ftruncate(f->fd, (off_t)size))
+		return -errno;
+	f->size = size;
+	return 0;
+}
+
+int cow_file_seek(struct cow_file *f, uint64_t off, bool data, uint64_t *ret)
+{
+	off_t r;
+
+	if (f->blkdev || off > INT64_MAX)
+		return -EOPNOTSUPP;
+	r = lseek(f->fd, (off_t)off, data ? SEEK_DATA : SEEK_HOLE);
+	if (r < 0)
+		return -errno;
+	*ret = (uint64_t)r;
+	return 0;
+}
+
+uint64_t cow_file_allocated(struct cow_file *f)
+{
+	struct stat st;
+
+	if (f->blkdev || fstat(f->fd, &st))
+		return f->size;
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static ssize_t write_zeroes(int fd, uint64_t off, uint64_t len)
+{
+	static const uint8_t zero[ZERO_CHUNK];
+
+	while (len > 0) {
+		ssize_t n = pwrite(fd, zero, cow_min(len, sizeof(zero)), (off_t)off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		off += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static ssize_t punch(struct cow_iocb *cb)
+{
+	int fd = cb->file->fd;
+
+	if (!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)cb->off,
+		       (off_t)cb->len))
+		return 0;
+	if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)
+		return -errno;
+	return write_zeroes(fd, cb->off, cb->len);
+}
+
+ssize_t cow_file_primitive(struct cow_iocb *cb, bool nowait)
+{
+	int fd = cb->file->fd;
+	ssize_t n;
+
+	switch (cb->op) {
+	case COW_IO_READ:
+		n = preadv2(fd, cb->iov, cb->iovcnt, (off_t)cb->off, nowait ? RWF_NOWAIT : 0);
+		break;
+	case COW_IO_WRITE:
+		n = pwritev(fd, cb->iov, cb->iovcnt, (off_t)cb->off);
+		break;
+	case COW_IO_SYNC:
+		n = fdatasync(fd);
+		break;
+	case COW_IO_PUNCH:
+		return punch(cb);
+	default:
+		return -EINVAL;
+	}
+	return n < 0 ? -errno : n;
+}

@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Work on a whole image that is offline, or quiesced: create, resize, check,
+ * commit, rebase, and the description of its extents; and the synchronous file
+ * access that a format's control-path callbacks use. The order of the steps of
+ * commit is what makes it safe to interrupt.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+
+#include "engine.h"
+
+#define COPY_CHUNK (1u << 20)
+
+/* ---- file access for formats ---- */
+
+static struct cow_file *img_file(struct cow_image *img, uint16_t file)
+{
+	cow_assert(file == 0);
+	return &img_layer(img)->file;
+}
+
+int cow_img_pread(struct cow_image *img, uint16_t file, void *buf, size_t len, uint64_t off)
+{
+	return cow_io_run(img_file(img, file), COW_IO_READ, buf, len, off);
+}
+
+int cow_img_pwrite(struct cow_image *img, uint16_t file, const void *buf, size_t len, uint64_t off)
+{
+	struct cow_file *f = img_file(img, file);
+	int rc = cow_io_run(f, COW_IO_WRITE, (void *)(uintptr_t)buf, len, off);
+
+	if (rc == 0)
+		f->size = cow_max(f->size, off + len);
+	return rc;
+}
+
+int cow_img_sync(struct cow_image *img, uint16_t file)
+{
+	return cow_io_run(img_file(img, file), COW_IO_SYNC, NULL, 0, 0);
+}
+
+int cow_img_punch(struct cow_image *img, uint16_t file, uint64_t off, uint64_t len)
+{
+	return len ? cow_io_run(img_file(img, file), COW_IO_PUNCH, NULL, len, off) : 0;
+}
+
+int cow_img_truncate(struct cow_image *img, uint16_t file, uint64_t size)
+{
+	struct cow_file *f = img_file(img, file);
+
+	return f->io->ops->truncate(f, size);
+}
+
+uint64_t cow_img_file_size(struct cow_image *img, uint16_t file)
+{
+	return img_file(img, file)->size;
+}
+
+bool cow_img_is_blkdev(struct cow_image *img, uint16_t file)
+{
+	return img_file(img, file)->blkdev;
+}
+
+int cow_img_seek(struct cow_image *img, uint16_t file, uint64_t off, bool data, uint64_t *ret_off)
+{
+	struct cow_file *f = img_file(img, file);
+
+	return f->io->ops->seek(f, off, data, ret_off);
+}
+
+void cow_img_drop_cache(struct cow_image *img)
+{
+	if (img->meta)
+		meta_drop(img->meta);
+}
+
+/* ---- extents ---- */
+
+struct map_wait {
+	struct cow_waiter w;
+	bool woken;
+	int result;
+};
+
+static void map_wake(struct cow_waiter *w, int result)
+{
+	struct map_wait *mw = cow_container_of(w, struct map_wait, w);
+
+	mw->woken = true;
+	mw->result = result;
+}
+
+/* Waits for metadata where a request would go to sleep. */
+static int map_blocking(struct cow_layer *l, const struct cow_query *q, struct cow_map *ret)
+{
+	struct cow_pins pins = { 0 };
+	int rc;
+
+	while ((rc = chain_map(l, q, &pins, ret)) == -EAGAIN) {
+		struct map_wait mw = { .w.wake = map_wake };
+
+		rc = chain_wait(l, &mw.w);
+		while (rc == 1 && !mw.woken)
+			cow_chain_poll(l->chain, true);
+		if (rc < 0 || mw.result) {
+			rc = rc < 0 ? rc : mw.result;
+			break;
+		}
+	}
+	meta_unpin(&pins);
+	return rc;
+}
+
+/* A punched range of the file is a hole of the image, as far as the file system tells. */
+static void refine(struct cow_layer *l, struct cow_extent *e)
+{
+	const struct cow_io_ops *ops = l->file.io->ops;
+	uint64_t next;
+	int rc = ops->seek(&l->file, e->phys, true, &next);
+
+	if (rc == -ENXIO) {
+		e->kind = COW_HOLE;
+		return;
+	}
+	if (rc)
+		return;
+	if (next > e->phys) {
+		e->kind = COW_HOLE;
+		e->len = cow_min(e->len, next - e->phys);
+	} else if (ops->seek(&l->file, e->phys, false, &next) == 0 && next > e->phys) {
+		e->len = cow_min(e->len, next - e->phys);
+	}
+}
+
+/* The answer of one layer for exactly [virt, virt + some). */
+static int layer_extent(struct cow_layer *l, uint64_t virt, uint64_t len, struct cow_extent *ret)
+{
+	struct cow_query q = { .virt = virt, .len = len, .intent = COW_REPORT };
+	struct cow_map map;
+	int rc = map_blocking(l, &q, &map);
+
+	if (rc)
+		return rc;
+	*ret = map.dst;
+	ret->virt = virt;
+	ret->len = cow_min(len, map.dst.len - (virt - map.dst.virt));
+	ret->phys += virt - map.dst.virt;
+	if (ret->kind == COW_BELOW && virt < l->img.below_limit)
+		ret->len = cow_min(ret->len, l->img.below_limit - virt);
+	else if (ret->kind == COW_BELOW)
+		ret->kind = COW_HOLE;
+	return 0;
+}
+
+int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
+		     struct cow_extent *ret, unsigned *ret_layer)
+{
+	struct cow_extent e = { .virt = virt, .len = len, .kind = COW_BELOW };
+	unsigned i;
+	int rc;
+
+	chain_assert_thread(c);
+	if (first >= c->n || len == 0 || virt >= c->layers[first].img.size)
+		return -EINVAL;
+	for (i = first; i < c->n && e.kind == COW_BELOW; i++) {
+		struct cow_layer *l = &c->layers[i];
+
+		if (virt >= l->img.size) {	/* shorter base */
+			e.kind = COW_HOLE;
+			i++;
+			break;
+		}
+		rc = layer_extent(l, virt, cow_min(e.len, l->img.size - virt), &e);
+		if (rc)
+			return rc;
+	}
+	if (e.kind == COW_BELOW)
+		e.kind = COW_HOLE;
+	i--;
+	if (e.kind == COW_DATA)
+		refine(&c->layers[i], &e);
+	if (e.kind == COW_HOLE)
+		e.phys = 0;
+	*ret = e;
+	if (ret_layer)
+		*ret_layer = i;
+	return 0;
+}
+
+/* ---- resize, check, rebase ---- */
+
+/* Nothing dirty, nothing cached: what a format's offline callbacks expect. */
+static int quiesce(struct cow_chain *c, struct cow_err *err)
+{
+	int rc = 0;
+
+	chain_assert_thread(c);
+	cow_assert(c->inflight == 0);
+	if (c->writable && c->mode != COW_MODE_RW)
+		return cow_err_set(err, c->sticky, "%s: an earlier error made it read-only",
+				   c->layers[0].path);
+	if (c->writable)
+		rc = cow_chain_flush(c);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: flush", c->layers[0].path);
+	if (c->writable)
+		cow_img_drop_cache(&c->layers[0].img);
+	return 0;
+}
+
+static int need_writable(const struct cow_chain *c, struct cow_err *err)
+{
+	if (c->writable)
+		return 0;
+	return cow_err_set(err, -EROFS, "%s: opened read-only", c->layers[0].path);
+}
+
+int cow_chain_resize(struct cow_chain *c, uint64_t size, bool shrink, struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	int rc = need_writable(c, err);
+
+	if (rc)
+		return rc;
+	if (!(img->fmt->caps & COW_CAP_RESIZE))
+		return cow_err_set(err, -EOPNOTSUPP, "%s: format %s cannot be resized", img->path,
+				   img->fmt->name);
+	if (size == img->size)
+		return 0;
+	if (size < img->size && !shrink)
+		return cow_err_set(err, -EINVAL, "%s: %llu bytes is smaller than its %llu; "
+				   "say --shrink to lose what is behind", img->path,
+				   (unsigned long long)size, (unsigned long long)img->size);
+	rc = quiesce(c, err);
+	if (rc == 0)
+		rc = chain_begin(c);
+	if (rc == 0)
+		rc = img->fmt->resize(img, size, err);
+	img->gen++;
+	return rc ? cow_err_set(err, rc, "%s: resize: %s", img->path, strerror(-rc)) : 0;
+}
+
+int cow_chain_check(struct cow_chain *c, struct cow_report *rep, uint32_t flags, struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	int rc = flags & COW_CHECK_REPAIR ? need_writable(c, err) : 0;
+
+	if (rc)
+		return rc;
+	if (!(img->fmt->caps & COW_CAP_CHECK))
+		return cow_err_set(err, -EOPNOTSUPP, "%s: format %s has nothing to check", img->path,
+				   img->fmt->name);
+	rc = quiesce(c, err);
+	if (rc == 0)
+		rc = img->fmt->check(img, rep, flags, err);
+	return rc ? cow_err_set(err, rc, "%s: check: %s", img->path, strerror(-rc)) : 0;
+}
+
+/*
+ * How @base is recorded in an image in @dir: relative when it lies below, so
+ * that the pair can be moved together; absolute otherwise.
+ */
+static int record_path(const char *base, const char *image, struct cow_backing *ret,
+		       struct cow_err *err)
+{
+	char base_real[PATH_MAX], dir_real[PATH_MAX];
+	const char *slash = strrchr(image, '/');
+	char *dir COW_CLEANUP_FREE = !slash ? cow_strdup(".") :
+		cow_asprintf("%.*s", slash == image ? 1 : (int)(slash - image), image);
+	const char *rec = base_real;
+	size_t n;
+
+	if (!dir)
+		return cow_err_sys(err, -ENOMEM, "%s", image);
+	if (!realpath(base, base_real))
+		return cow_err_sys(err, -errno, "%s", base);
+	if (!realpath(dir, dir_real))
+		return cow_err_sys(err, -errno, "%s", dir);
+	n = strlen(dir_real);
+	if (strncmp(base_real, dir_real, n) == 0 && base_real[n] == '/')
+		rec = base_real + n + 1;
+	else if (n == 1)	/* the root folder */
+		rec = base_real + 1;
+	if (strlen(rec) >= sizeof(ret->path))
+		return cow_err_set(err, -ENAMETOOLONG, "%s: the path is longer than an image can record",
+				   base);
+	strcpy(ret->path, rec);
+	return 0;
+}
+
+int cow_chain_rebase(struct cow_chain *c, struct cow_chain *base, const char *path, bool force,
+		     struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	struct cow_backing backing = img->backing;
+	struct cow_identity now;
+	int rc = need_writable(c, err);
+
+	if (rc)
+		return rc;
+	if (!img->fmt->rebase)
+		return cow_err_set(err, -EOPNOTSUPP, "%s: format %s cannot have a base", img->path,
+				   img->fmt->name);
+	if (!base && c->n < 2)
+		return cow_err_set(err, -EINVAL, "%s: has no base", img->path);
+	rc = quiesce(c, err);
+	if (rc == 0 && path)
+		rc = record_path(path, img->path, &backing, err);
+	if (rc == 0)
+		rc = base ? cow_chain_identity(base, 0, &now) : cow_chain_identity(c, 1, &now);
+	if (rc == 0 && !force && img->identity.size &&
+	    (img->identity.size != now.size || img->identity.sample != now.sample))
+		rc = cow_err_set(err, -ESTALE, "%s: the contents of the base are not those recorded; "
+				 "--force records it all the same", img->path);
+	if (rc == 0 && base)
+		snprintf(backing.format, sizeof(backing.format), "%s", base->layers[0].img.fmt->name);
+	if (rc == 0)
+		rc = img->fmt->rebase(img, &backing, &now, false, err);
+	return rc ? cow_err_set(err, rc, "%s: rebase: %s", img->path, strerror(-rc)) : 0;
+}
+
+/* ---- commit ---- */
+
+struct commit {
+	struct cow_chain *top, *base;
+	bool (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+	uint8_t *buf;
+};
+
+static int commit_data(struct commit *m, uint64_t virt, uint64_t len)
+{
+	int rc = 0;
+
+	while (len > 0 && rc == 0) {
+		uint64_t n = cow_min(len, COPY_CHUNK);
+
+		rc = cow_chain_pread(m->top, m->buf, n, virt);
+		if (rc == 0)
+			rc = cow_chain_pwrite(m->base, m->buf, n, virt);
+		virt += n;
+		len -= n;
+	}
+	return rc;
+}
+
+/* Every range that the top layer holds or hides, into the base. */
+static int commit_extents(struct commit *m)
+{
+	struct cow_layer *l = &m->top->layers[0];
+	uint64_t virt = 0;
+	int rc = 0;
+
+	while (virt < l->img.size && rc == 0) {
+		struct cow_extent e;
+
+		if (m->progress && m->progress(m->opaque, virt, l->img.size))
+			return -ECANCELED;
+		rc = layer_extent(l, virt, l->img.size - virt, &e);
+		if (rc)
+			return rc;
+		if (e.kind == COW_DATA)
+			refine(l, &e);
+		if (e.kind == COW_DATA)
+			rc = commit_data(m, virt, e.len);
+		else if (e.kind == COW_HOLE)
+			rc = cow_chain_zero(m->base, virt, e.len);
+		else if (e.kind != COW_BELOW)
+			rc = -EOPNOTSUPP;
+		virt += e.len;
+	}
+	return rc;
+}
+
+static int commit_into(struct commit *m, struct cow_err *err)
+{
+	uint64_t size = cow_chain_size(m->top);
+	int rc = 0;
+
+	if (cow_chain_size(m->base) < size)
+		rc = cow_chain_resize(m->base, size, false, err);
+	if (rc == 0) {
+		m->buf = cow_memalign(4096, COPY_CHUNK);
+		rc = m->buf ? commit_extents(m) : -ENOMEM;
+		cow_free(m->buf);
+	}
+	return rc ? rc : cow_chain_flush(m->base);
+}
+
+/* The base as a chain of its own, for writing. The top's own layers below are closed. */
+static int open_base_for_commit(struct cow_chain *c, const char *path, const char *format,
+				struct cow_chain **ret, struct cow_err *err)
+{
+	struct cow_chain_cfg cfg = {
+		.format = format,
+		.path = path,
+		.flags = COW_OPEN_WRITE,
+		.backing = c->backing && c->backing[0] ? (const char *const *)c->backing + 1 : NULL,
+		.backing_dirs = (const char *const *)c->backing_dirs,
+		.cache_bytes = c->cache_bytes,
+		.io = c->io->ops,
+		.io_arg = c->io->arg,
+	};
+
+	return cow_chain_open(&cfg, ret, err);
+}
+
+/*
+ * 1. mark the overlay: its base is about to change on purpose (durable)
+ * 2. copy into the base, make that durable. Interrupted here, the overlay still
+ *    hides every range that was copied, so the pair reads the same.
+ * 3. record what the base is now, take the mark away (durable)
+ * 4. empty the overlay. Interrupted here, what is left in it equals the base.
+ */
+int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uint64_t), void *opaque,
+		     struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	struct commit m = { .top = c, .progress = progress, .opaque = opaque };
+	struct cow_identity now;
+	char *path COW_CLEANUP_FREE = NULL;
+	const char *format;
+	int rc = need_writable(c, err), closed;
+
+	if (rc)
+		return rc;
+	if (c->n < 2 || !(img->fmt->caps & COW_CAP_COMMIT))
+		return cow_err_set(err, -EINVAL, "%s: has no base to commit into", img->path);
+	path = cow_strdup(c->layers[1].path);
+	format = c->layers[1].img.fmt->name;
+	rc = path ? quiesce(c, err) : -ENOMEM;
+	if (rc == 0)
+		rc = img->fmt->rebase(img, &img->backing, &img->identity, true, err);
+	if (rc)
+		return cow_err_set(err, rc, "%s: commit: %s", img->path, strerror(-rc));
+	chain_close_lower(c);
+	rc = open_base_for_commit(c, path, format, &m.base, err);
+	if (rc == 0) {
+		rc = commit_into(&m, err);
+		closed = cow_chain_close(m.base);
+		rc = rc ? rc : closed;
+	}
+	if (rc == 0)
+		rc = chain_open_lower(c, COW_OPEN_FORCE, err);
+	if (rc == 0)
+		rc = cow_chain_identity(c, 1, &now);
+	if (rc == 0)
+		rc = img->fmt->rebase(img, &img->backing, &now, false, err);
+	if (rc == 0)
+		rc = img->fmt->make_empty(img, err);
+	img->gen++;
+	return rc ? cow_err_set(err, rc, "%s: commit: %s", img->path, strerror(-rc)) : 0;
+}
+
+/* ---- create ---- */
+
+struct create {
+	const struct cow_create_cfg *cfg;
+	const struct cow_format *fmt;
+	struct cow_create c;
+	struct cow_backing backing;
+	struct cow_identity identity;
+};
+
+static int create_base(struct create *cr, struct cow_err *err)
+{
+	const struct cow_create_cfg *cfg = cr->cfg;
+	struct cow_chain_cfg base = {
+		.format = cfg->backing_format,
+		.path = cfg->backing,
+		.io = cfg->io,
+		.io_arg = cfg->io_arg,
+		.io_sync = true,
+	};
+	struct cow_chain *c;
+	int rc;
+
+	if (!cfg->backing)
+		return 0;
+	if (!(cr->fmt->caps & COW_CAP_BACKING))
+		return cow_err_set(err, -EINVAL, "%s: format %s cannot have a base", cfg->path,
+				   cr->fmt->name);
+	if (!cfg->backing_format)
+		return cow_err_set(err, -EINVAL, "%s: the base's format must be said", cfg->backing);
+	rc = cow_chain_open(&base, &c, err);
+	if (rc)
+		return rc;
+	if (cr->c.size == 0)
+		cr->c.size = cow_chain_size(c);
+	rc = cow_chain_identity(c, 0, &cr->identity);
+	cow_chain_close(c);
+	if (rc)
+		return cow_err_sys(err, rc, "%s", cfg->backing);
+	snprintf(cr->backing.format, sizeof(cr->backing.format), "%s", cfg->backing_format);
+	if (cfg->io == &cow_io_sim_ops)
+		snprintf(cr->backing.path, sizeof(cr->backing.path), "%s", cfg->backing);
+	else
+		rc = record_path(cfg->backing, cfg->path, &cr->backing, err);
+	cr->c.backing = &cr->backing;
+	cr->c.identity = &cr->identity;
+	return rc;
+}
+
+static int create_file(struct create *cr, struct cow_io *io, struct cow_err *err)
+{
+	struct cow_open_spec spec = { .path = cr->cfg->path, .write = true, .create = true,
+				      .exist_ok = cr->cfg->exist_ok };
+	struct cow_layer l = { .img = { .fmt = cr->fmt, .path = cr->cfg->path } };
+	int rc = io->ops->open(io, &spec, &l.file, err);
+
+	if (rc)
+		return rc;
+	l.file.io = io;
+	rc = io->ops->lock(&l.file, true, err);
+	l.img.priv = rc == 0 ? cow_zalloc(cr->fmt->priv_size ? cr->fmt->priv_size : 1) : NULL;
+	if (rc == 0 && !l.img.priv)
+		rc = -ENOMEM;
+	if (rc == 0)
+		rc = cr->fmt->create(&l.img, &cr->c, err);
+	if (rc == 0)
+		rc = io->ops->publish(&l.file, cr->cfg->exist_ok, err);
+	cow_free(l.img.priv);
+	io->ops->close(&l.file);
+	return rc;
+}
+
+int cow_image_create(const struct cow_create_cfg *cfg, uint64_t *ret_size, struct cow_err *err)
+{
+	struct create cr = { .cfg = cfg, .c.size = cfg->size, .c.args = cfg->args };
+	const struct cow_io_ops *ops = cfg->io ? cfg->io : &cow_io_sync_ops;
+	struct cow_io *io;
+	int rc = cow_format_find(cfg->format, &cr.fmt, err);
+
+	if (rc)
+		return rc;
+	if (!(cr.fmt->caps & COW_CAP_CREATE))
+		return cow_err_set(err, -EOPNOTSUPP, "format %s cannot be created", cfg->format);
+	rc = cow_args_check(cfg->args, cr.fmt->create_opts, cfg->format, err);
+	if (rc == 0)
+		rc = create_base(&cr, err);
+	if (rc == 0 && cr.c.size == 0)
+		rc = cow_err_set(err, -EINVAL, "%s: an image of 0 bytes is of no use", cfg->path);
+	if (rc == 0) {
+		rc = ops->init(cfg->io_arg, &io);
+		if (rc == 0) {
+			rc = create_file(&cr, io, err);
+			ops->fini(io);
+		}
+	}
+	if (rc == 0 && ret_size)
+		*ret_size = cr.c.size;
+	return rc ? cow_err_set(err, rc, "%s: %s", cfg->path, strerror(-rc)) : 0;
+}
