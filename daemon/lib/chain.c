@@ -120,21 +120,21 @@ static int check_identity(struct cow_chain *c, unsigned over, uint32_t flags, st
 	if (rc)
 		return cow_err_sys(err, rc, "%s: cannot read the base", base->path);
 	if (now.size < rec->size)
-		what = "is shorter than";
+		what = "became shorter";
 	else if (now.size > rec->size)
-		what = "is longer than";
+		what = "became longer";
 	else if (rec->mtime_ns && now.mtime_ns && now.mtime_ns != rec->mtime_ns)
-		what = "was modified since";
+		what = "was modified";
 	else if (now.sample != rec->sample)
-		what = "has other contents than";
+		what = "has changed contents";
 	if (!what)
 		return 0;
 	if (flags & COW_OPEN_FORCE) {
-		cow_log(COW_LOG_WARN, "%s: its base %s %s recorded, used because of --force",
+		cow_log(COW_LOG_WARN, "%s: its base %s %s since the overlay was made, used because of --force",
 			l->path, base->path, what);
 		return 0;
 	}
-	return cow_err_set(err, -ESTALE, "%s: its base %s %s when it was recorded; "
+	return cow_err_set(err, -ESTALE, "%s: its base %s %s since the overlay was made; "
 			   "--force opens it all the same", l->path, base->path, what);
 }
 

@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -28,6 +29,8 @@
 #define PERM_WRITE	(1u << 1)
 #define PERM_RESIZE	(1u << 3)
 #define PERM_BITS	4
+
+#define LOCK_WAIT_MS	256	/* the last of the doubling waits between attempts: 511 ms in all */
 
 #define ZERO_CHUNK (256u << 10)	/* bytes written at once where holes cannot be punched */
 
@@ -260,16 +263,43 @@ static int lock_conflict(int fd, unsigned uses, unsigned denies, bool *ret)
 	return rc;
 }
 
+static void lock_drop(int fd)
+{
+	struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = LOCK_USES,
+			    .l_len = LOCK_DENIES + PERM_BITS - LOCK_USES };
+
+	fcntl(fd, F_OFD_SETLK, &fl);
+}
+
+/* One attempt; a conflict leaves nothing locked. */
+static int lock_try(int fd, unsigned uses, unsigned denies, bool *ret_taken)
+{
+	int rc = lock_take(fd, uses, denies);
+
+	if (rc == 0)
+		rc = lock_conflict(fd, uses, denies, ret_taken);
+	if (rc || *ret_taken)
+		lock_drop(fd);
+	return rc;
+}
+
+/*
+ * The kernel drops the files of a killed process's io_uring a little after the
+ * process is gone; its successor must not fail for that, so it tries again.
+ */
 int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 {
 	unsigned denies = PERM_WRITE | PERM_RESIZE;
 	unsigned uses = PERM_READ | (write ? denies : 0);
+	unsigned wait_ms = 1;
 	bool taken;
-	int rc;
+	int rc = lock_try(f->fd, uses, denies, &taken);
 
-	rc = lock_take(f->fd, uses, denies);
-	if (rc == 0)
-		rc = lock_conflict(f->fd, uses, denies, &taken);
+	while (rc == 0 && taken && wait_ms <= LOCK_WAIT_MS) {
+		poll(NULL, 0, (int)wait_ms);
+		wait_ms *= 2;
+		rc = lock_try(f->fd, uses, denies, &taken);
+	}
 	if (rc)
 		return cow_err_sys(err, rc, "%s: cannot lock", f->path);
 	if (taken)

@@ -136,7 +136,7 @@ int cow_format_find(const char *name, const struct cow_format **ret, struct cow_
 {
 	char *dir COW_CLEANUP_FREE = NULL;
 	char *path COW_CLEANUP_FREE = NULL;
-	struct cow_format *f;
+	struct cow_format *f = NULL;
 	FILE *probe;
 	int rc;
 

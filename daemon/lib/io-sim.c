@@ -20,7 +20,7 @@
 
 #define SIM_PAGE 4096u
 #define SIM_SECTOR 512u
-#define SIM_FILE_MAX (1ULL << 62)	/* like a real file's limit: keeps every sum of offsets in range */
+#define SIM_FILE_MAX (1ULL << 62)	/* keeps every sum of offsets in range */
 #define SIM_SLOTS_MIN 64u
 #define SIM_INLINE_CHANCE 8u		/* in async mode one in so many completes at once */
 #define SIM_DEV 0x51d0u
@@ -248,6 +248,7 @@ struct sim_entry {
 	uint64_t off, len;	/* WRITE, PUNCH; RESIZE: len is the new size */
 	uint8_t *data;		/* WRITE */
 	uint64_t tag, seq;
+	int64_t mtime_ns;	/* of the file behind this entry */
 	size_t covers;		/* SYNC: entries before this one became durable */
 };
 
@@ -270,6 +271,7 @@ struct sim_disk {
 
 	bool logging;
 	struct sim_state start;
+	int64_t start_mtime_ns;
 	struct sim_entry *log;
 	size_t n, cap;
 	struct sim_replay prefix, durable;
@@ -361,6 +363,7 @@ static struct sim_entry *log_add(struct cow_sim *s, struct sim_disk *d, enum sim
 	e = &d->log[d->n++];
 	memset(e, 0, sizeof(*e));
 	e->kind = kind;
+	e->mtime_ns = d->mtime_ns;
 	e->tag = s->tag;
 	e->seq = s->seq++;
 	return e;
@@ -493,12 +496,12 @@ static int64_t sim_room(const struct sim_disk *d, const struct cow_iocb *cb)
 	return (int64_t)cow_min(len, d->st.size - cb->off);
 }
 
-/* Shortens @n bytes at @off to end between two sectors of the disk, unless nothing would be left. */
+/* Shortens @n bytes at @off to end between two sectors of the disk. */
 static uint64_t whole_sectors(uint64_t off, uint64_t n)
 {
 	uint64_t end = cow_round_down(off + n, SIM_SECTOR);
 
-	return end > off ? end - off : n;
+	return end > off ? end - off : 0;
 }
 
 /*
@@ -509,17 +512,17 @@ static ssize_t sim_transfer(struct cow_sim *s, struct sim_disk *d, struct cow_io
 			    enum sim_verdict v)
 {
 	int64_t room = sim_room(d, cb);
-	uint64_t done = cb->tag, to;
+	uint64_t done = cb->tag, to, part;
 
 	if (room < 0)
 		return room;
 	to = (uint64_t)room;
-	if (v == SIM_SHORT && to > 1)
-		to = cow_max(done, whole_sectors(cb->off, to / 2));
+	if (v == SIM_SHORT && to > 1) {
+		part = whole_sectors(cb->off, to / 2);
+		to = cow_max(done, part ? part : to / 2);
+	}
 	if (v == SIM_FAIL) {
-		to = sim_rand(s, to + 1);
-		if (to)
-			to = whole_sectors(cb->off, to);
+		to = whole_sectors(cb->off, sim_rand(s, to + 1));
 		if (cb->op == COW_IO_WRITE && to > done)
 			sim_move(s, d, cb, done, to);
 		return s->fault.error;
@@ -945,6 +948,7 @@ void cow_sim_log_start(struct cow_sim *s, const char *name)
 
 	log_clear(d);
 	state_copy(&d->start, &d->st);
+	d->start_mtime_ns = d->mtime_ns;
 	d->logging = true;
 }
 
@@ -1089,9 +1093,8 @@ static void cut_apply(const struct sim_cut *c, struct sim_state *st, size_t i)
  * Sizes have a moment of their own, and a file system orders them: if the size
  * is of a moment behind a shrink, what the shrink cut off is gone.
  */
-static void cut_build(const struct sim_cut *c, struct sim_state *st)
+static void cut_build(const struct sim_cut *c, struct sim_state *st, size_t when)
 {
-	size_t when = c->lo + sim_mix(c->seed ^ 0x517e) % (c->hi - c->lo + 1);
 	uint64_t size = st->size;
 
 	for (size_t i = c->lo; i < c->hi; i++) {
@@ -1119,19 +1122,23 @@ int cow_sim_crash(struct cow_sim *s, const char *name, size_t pos, enum cow_sim_
 	struct sim_disk *d = sim_need(s, name), *n;
 	size_t lo = log_durable(d, pos);
 	struct sim_cut cut = { .d = d, .lo = lo, .hi = pos, .seed = sim_mix(seed) };
+	size_t when = pos;	/* moment of size and time */
 
 	cow_assert(d->logging && pos <= d->n && strcmp(name, as));
 	cow_sim_add(to, as, 0, d->blkdev);
 	n = sim_need(to, as);
 	if (how == COW_SIM_PREFIX) {
 		state_copy(&n->st, replay_to(d, &d->prefix, pos));
-		return 0;
+	} else {
+		when = lo;
+		state_copy(&n->st, replay_to(d, &d->durable, lo));
 	}
-	state_copy(&n->st, replay_to(d, &d->durable, lo));
-	if (how == COW_SIM_SYNCED || lo == pos)
-		return 0;
-	cut.mode = (unsigned)(cut.seed % CUT_MODES);
-	cut.border = d->log[lo + cut.seed / CUT_MODES % (pos - lo)].off;
-	cut_build(&cut, &n->st);
+	if (how == COW_SIM_RANDOM && lo < pos) {
+		when = lo + sim_mix(cut.seed ^ 0x517e) % (pos - lo + 1);
+		cut.mode = (unsigned)(cut.seed % CUT_MODES);
+		cut.border = d->log[lo + cut.seed / CUT_MODES % (pos - lo)].off;
+		cut_build(&cut, &n->st, when);
+	}
+	n->mtime_ns = when ? d->log[when - 1].mtime_ns : d->start_mtime_ns;
 	return 0;
 }

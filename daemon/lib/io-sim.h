@@ -59,7 +59,10 @@ enum cow_sim_crash {
 	COW_SIM_SYNCED,		/* only what a sync before @pos covers */
 	COW_SIM_RANDOM,		/* random subset, order and tears of the unsynced tail */
 };
-/* Builds the crash state of @name as a new file @as (not logged) in the machine @to (may be @s). */
+/*
+ * Builds the crash state of @name as a new file @as (not logged) in the machine @to (may be @s).
+ * Its modification time is one that the file had; a sync makes it durable, too.
+ */
 COW_EXPORT int cow_sim_crash(struct cow_sim *s, const char *name, size_t pos, enum cow_sim_crash how,
 			     uint64_t seed, struct cow_sim *to, const char *as);
 

@@ -18,6 +18,7 @@
 static const char *log_ident = "cow";
 static bool log_prefix;
 static enum cow_log_level log_level = COW_LOG_INFO;
+static bool (*log_hook)(enum cow_log_level level, const char *message);
 
 /* Per thread, so that the limiter needs no lock. */
 static _Thread_local struct {
@@ -45,6 +46,11 @@ void cow_log_open(const char *ident, bool prefix)
 void cow_log_set_level(enum cow_log_level level)
 {
 	log_level = level;
+}
+
+void cow_log_hook(bool (*fn)(enum cow_log_level level, const char *message))
+{
+	log_hook = fn;
 }
 
 enum cow_log_level cow_log_get_level(void)
@@ -92,6 +98,11 @@ static void emit(enum cow_log_level level, const char *fmt, va_list ap)
 	for (size_t i = start; i < len; i++)
 		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
 			line[i] = '?';
+	line[len] = '\0';
+	if (log_hook && log_hook(level, line + start)) {
+		errno = saved;
+		return;
+	}
 	line[len++] = '\n';
 	/* Nobody is left to tell when standard error does not take it. */
 	if (write(STDERR_FILENO, line, len) < 0)

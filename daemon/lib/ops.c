@@ -38,7 +38,11 @@ int cow_img_pwrite(struct cow_image *img, uint16_t file, const void *buf, size_t
 
 int cow_img_sync(struct cow_image *img, uint16_t file)
 {
-	return cow_io_run(img_file(img, file), COW_IO_SYNC, NULL, 0, 0);
+	int rc = cow_io_run(img_file(img, file), COW_IO_SYNC, NULL, 0, 0);
+
+	if (rc && img_layer(img)->chain)
+		chain_fail(img_layer(img)->chain, COW_MODE_RO, rc, "fdatasync");
+	return rc;
 }
 
 int cow_img_punch(struct cow_image *img, uint16_t file, uint64_t off, uint64_t len)
@@ -253,6 +257,8 @@ int cow_chain_check(struct cow_chain *c, struct cow_report *rep, uint32_t flags,
 		return cow_err_set(err, -EOPNOTSUPP, "%s: format %s has nothing to check", img->path,
 				   img->fmt->name);
 	rc = quiesce(c, err);
+	if (rc == 0 && (flags & COW_CHECK_REPAIR))
+		rc = chain_begin(c);
 	if (rc == 0)
 		rc = img->fmt->check(img, rep, flags, err);
 	return rc ? cow_err_set(err, rc, "%s: check: %s", img->path, strerror(-rc)) : 0;
@@ -422,7 +428,7 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 	struct cow_identity now;
 	char *path COW_CLEANUP_FREE = NULL;
 	const char *format;
-	int rc = need_writable(c, err), closed;
+	int rc = need_writable(c, err), closed, lower;
 
 	if (rc)
 		return rc;
@@ -431,6 +437,8 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 	path = cow_strdup(c->layers[1].path);
 	format = c->layers[1].img.fmt->name;
 	rc = path ? quiesce(c, err) : -ENOMEM;
+	if (rc == 0)
+		rc = chain_begin(c);
 	if (rc == 0)
 		rc = img->fmt->rebase(img, &img->backing, &img->identity, true, err);
 	if (rc)
@@ -442,8 +450,10 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 		closed = cow_chain_close(m.base);
 		rc = rc ? rc : closed;
 	}
-	if (rc == 0)
-		rc = chain_open_lower(c, COW_OPEN_FORCE, err);
+	lower = chain_open_lower(c, COW_OPEN_FORCE, err);
+	if (lower)
+		chain_fail(c, COW_MODE_FAIL, lower, "opening the base again");
+	rc = rc ? rc : lower;
 	if (rc == 0)
 		rc = cow_chain_identity(c, 1, &now);
 	if (rc == 0)

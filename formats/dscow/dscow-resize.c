@@ -61,19 +61,29 @@ static int clear_tail(struct cow_image *img, const struct dscow *d)
 	return from < end ? cow_img_punch(img, 0, from, end - from) : 0;
 }
 
-/* Copies the map's extension to its new place; the old one still counts until the header says so. */
+/*
+ * Copies the map's extension to its new place, which is empty; the old one still counts until the
+ * header says so. Its holes, most of it, are skipped.
+ */
 static int move_extension(struct cow_image *img, const struct dscow *d, const struct dscow *next)
 {
 	uint8_t buf[COW_META_BLOCK];
-	uint64_t bytes = d->ext_count * DSCOW_SECTOR;
+	uint64_t end = d->ext_off + d->ext_count * DSCOW_SECTOR, off = d->ext_off, data;
 	int rc = 0;
 
-	for (uint64_t off = 0; off < bytes && rc == 0; off += sizeof(buf)) {
-		size_t n = (size_t)cow_min(bytes - off, sizeof(buf));
-
-		rc = cow_img_pread(img, 0, buf, n, d->ext_off + off);
+	while (off < end && rc == 0) {
+		rc = cow_img_seek(img, 0, off, true, &data);
+		if (rc == -ENXIO)
+			return 0;
 		if (rc == 0)
-			rc = cow_img_pwrite(img, 0, buf, n, next->ext_off + off);
+			off = cow_max(off, cow_round_down(data, COW_META_BLOCK));
+		if (off >= end)
+			break;
+		rc = cow_img_pread(img, 0, buf, cow_min(end - off, sizeof(buf)), off);
+		if (rc == 0)
+			rc = cow_img_pwrite(img, 0, buf, cow_min(end - off, sizeof(buf)),
+					    off - d->ext_off + next->ext_off);
+		off += sizeof(buf);
 	}
 	return rc;
 }
@@ -124,6 +134,7 @@ static int grow(struct cow_image *img, struct dscow *d, uint64_t size)
 	return 0;
 }
 
+/* What is given back after the header changed is only room: failing there is no error. */
 static int shrink(struct cow_image *img, struct dscow *d, uint64_t size)
 {
 	struct dscow next = *d;
@@ -139,6 +150,7 @@ static int shrink(struct cow_image *img, struct dscow *d, uint64_t size)
 	else if (!cow_img_is_blkdev(img, 0))
 		cow_img_truncate(img, 0, next.first_block + size);
 	*d = next;
+	clear_behind(img, d);
 	return 0;
 }
 

@@ -25,6 +25,13 @@ COW_EXPORT const char *cow_log_level_name(enum cow_log_level level);
 COW_EXPORT void cow_log(enum cow_log_level level, const char *fmt, ...) COW_PRINTF(2, 3);
 
 /*
+ * Shows each message to @fn first, which may keep it from being written by
+ * returning true: for a tool that says everything in one sentence. NULL: none.
+ * Set it before threads run.
+ */
+COW_EXPORT void cow_log_hook(bool (*fn)(enum cow_log_level level, const char *message));
+
+/*
  * For messages that a guest or an image can cause: at most ten a second, then
  * one line that says how many were dropped.
  */
