@@ -92,6 +92,14 @@ static void finish(struct cow_dev *d, struct cow_req *req, int result)
 	req->done(req, result);
 }
 
+/* A flush, too, may need room, for metadata; trying it again is as good as new. */
+static bool waits_for_space(const struct cow_req *req, int result)
+{
+	if (result != -ENOSPC && result != -EDQUOT)
+		return false;
+	return req->op != COW_OP_READ && !(req->flags & COW_DEV_THROUGH);
+}
+
 /* The chain is done with @req. */
 static void on_done(struct cow_req *req, int result)
 {
@@ -99,7 +107,7 @@ static void on_done(struct cow_req *req, int result)
 
 	d->inflight--;
 	kick_if_awaited(d);
-	if (result == -ENOSPC && is_change(req->op) && d->enospc == COW_ENOSPC_PAUSE) {
+	if (d->enospc == COW_ENOSPC_PAUSE && waits_for_space(req, result)) {
 		enter_nospace(d);
 		park(d, req);
 		return;

@@ -22,6 +22,7 @@
 
 #define EVENTS_PER_TURN 64
 #define CHILD_OUT_MAX (64u << 10)
+#define CHILD_LOOK_MS 20	/* where no descriptor tells of a child's end */
 
 enum source_kind { SOURCE_FD, SOURCE_TIMER, SOURCE_SIGNAL };
 
@@ -373,6 +374,8 @@ static int child_start(struct child *c, int (*fn)(void *arg, int out_fd), void *
 	c->pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0);
 	if (c->pidfd >= 0)
 		c->exit_src = cow_loop_fd(c->loop, c->pidfd, EPOLLIN, child_exited, c);
+	else	/* no pidfd: a sandbox, or valgrind */
+		c->exit_src = cow_loop_timer(c->loop, CHILD_LOOK_MS, true, child_exited, c);
 	if (!c->exit_src) {
 		int r = -errno;
 
@@ -395,14 +398,11 @@ int cow_loop_child(struct cow_loop *l, int (*fn)(void *arg, int out_fd), void *a
 	c->done = done;
 	c->opaque = opaque;
 	c->pidfd = c->out_fd = -1;
-	cow_list_init(&c->node);
-	r = child_start(c, fn, arg);
-	if (r) {
-		child_free(c);
-		return r;
-	}
 	cow_list_add_tail(&l->children, &c->node);
-	return 0;
+	r = child_start(c, fn, arg);
+	if (r)
+		child_free(c);
+	return r;
 }
 
 void cow_loop_free(struct cow_loop *l)

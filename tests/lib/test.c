@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "run.h"
 
@@ -19,11 +20,22 @@ static struct test_case *first, **last = &first;
 static const struct test_case *current;
 static jmp_buf leave;
 static uint64_t rng;
+static pid_t runner;	/* the process that runs the cases, not one that a case forked */
 
 void test_register(struct test_case *t)
 {
 	*last = t;
 	last = &t->next;
+}
+
+/* A forked child must not go on with the next case: its parent sees it fail. */
+static _Noreturn void leave_case(int how)
+{
+	if (getpid() != runner) {
+		fflush(stdout);
+		_exit(1);
+	}
+	longjmp(leave, how);
 }
 
 void test_fail(const char *file, int line, const char *fmt, ...)
@@ -38,7 +50,7 @@ void test_fail(const char *file, int line, const char *fmt, ...)
 	fprintf(stderr, " (SEED=%" PRIu64 ")\n", test_seed());
 	if (!current)
 		abort();
-	longjmp(leave, FAILED);
+	leave_case(FAILED);
 }
 
 void test_skip(const char *fmt, ...)
@@ -52,7 +64,7 @@ void test_skip(const char *fmt, ...)
 	putchar('\n');
 	if (!current)
 		exit(77);
-	longjmp(leave, SKIPPED);
+	leave_case(SKIPPED);
 }
 
 uint64_t test_seed(void)
@@ -96,6 +108,7 @@ int test_run(int argc, char **argv)
 {
 	static unsigned passed, failed, skipped;	/* kept across longjmp() */
 
+	runner = getpid();
 	for (current = first; current; current = current->next) {
 		if (!wanted(current->name, argc, argv))
 			continue;

@@ -54,8 +54,8 @@ COW_EXPORT void cow_dev_pause(struct cow_dev *d, void (*done)(void *opaque), voi
 COW_EXPORT void cow_dev_resume(struct cow_dev *d);
 COW_EXPORT bool cow_dev_paused(const struct cow_dev *d);	/* for any reason, out of space included */
 /*
- * With COW_ENOSPC_PAUSE, a change that fails with -ENOSPC waits, and with it all
- * that come later, until cow_dev_retry(), which submits them again.
+ * With COW_ENOSPC_PAUSE, a change or flush that fails for lack of space waits, and with it
+ * all that come later, until cow_dev_retry(), which submits them again.
  */
 COW_EXPORT bool cow_dev_nospace(const struct cow_dev *d);
 COW_EXPORT void cow_dev_retry(struct cow_dev *d);

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files of cowctl share: one conversation with a daemon, and the list. */
+#ifndef COWCTL_H
+#define COWCTL_H
+
+#include "cow/err.h"
+
+/*
+ * Sends @packet to the daemon of @name in the run directory @dir, and gives the text of
+ * the reply to @text as it comes. @timeout_ms 0: waits for ever. 0, or -errno and a
+ * sentence: the daemon's own, or that there is none (-ENOENT), that it is dead (-ECONNREFUSED).
+ */
+int ctl_talk(const char *dir, const char *name, const char *packet, unsigned timeout_ms,
+	     int (*text)(void *arg, const char *text, size_t len), void *arg, struct cow_err *err);
+
+/* "cowctl list"; returns the exit status. */
+int ctl_list(bool json);
+
+#endif
