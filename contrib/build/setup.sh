@@ -23,20 +23,16 @@ test	fuse3	cmd fusermount3
 test	util-linux	cmd setsid
 test	mount	cmd losetup
 test	e2fsprogs	cmd mkfs.ext4
-test	fdisk	cmd sfdisk
-test	procps	cmd ps
 test	python3	cmd python3
 test	jq	cmd jq
 test	mandoc	cmd mandoc
 test	strace	cmd strace
-test	stress-ng	cmd stress-ng
 test	valgrind	cmd valgrind
 test	clang	cmd clang
 test	libclang-rt-dev	fuzzer clang
-test	fio	cmd fio
 test	qemu-utils	cmd qemu-img
 test	qemu-system-common	cmd qemu-storage-daemon
-bench	fio	cmd fio
+bench	python3	cmd python3
 bench	qemu-utils	cmd qemu-img
 bench	qemu-system-common	cmd qemu-storage-daemon
 '
