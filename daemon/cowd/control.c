@@ -280,7 +280,8 @@ static void on_connect(void *opaque, uint32_t events)
 			return;
 		/* The connection stays queued: not to be told about it for a while. */
 		cow_log_limited(COW_LOG_WARN, "control socket: %s", strerror(errno));
-		ctl->pause = cow_loop_timer(ctl->loop, ACCEPT_PAUSE_MS, false, resume_accepting, ctl);
+		ctl->pause =
+			cow_loop_timer(ctl->loop, ACCEPT_PAUSE_MS, false, resume_accepting, ctl);
 		if (ctl->pause)
 			cow_source_events(ctl->src, 0);
 		return;
@@ -305,7 +306,8 @@ static int listen_at(const char *dir, const char *name, struct cow_err *err)
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd >= 0) {
 		mask = umask(0177);
-		rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) || listen(fd, 16) ? -errno : 0;
+		if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) || listen(fd, 16))
+			rc = -errno;
 		umask(mask);
 	} else {
 		rc = -errno;

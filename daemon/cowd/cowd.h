@@ -42,7 +42,7 @@ struct cowd {
 	struct view *views[RUN_VIEWS];
 };
 
-/* Runs the device to its end. Returns 0, or -errno and a sentence why it did not start or end well. */
+/* Runs the device to its end. 0, or -errno and a sentence why it did not start or end well. */
 int cowd_serve(const struct cowd_config *cfg, struct cow_err *err);
 
 /* Ends the device. @who (NULL only with @force) is answered when it is over, or refused. */

@@ -62,9 +62,10 @@ static int child_start(void *arg, int out_fd)
 	fe_child_begin(out_fd);
 	fd = open(fe->cfg.disk, (fe->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	if (fd < 0)
-		return answer(out_fd, -errno, "", (cow_err_sys(&err, -errno, "%s", fe->cfg.disk), &err));
-	close(fd);
-	if (!fe->cfg.no_loop)
+		rc = cow_err_sys(&err, -errno, "%s", fe->cfg.disk);
+	else
+		close(fd);
+	if (!rc && !fe->cfg.no_loop)
 		rc = loopdev_attach(fe->cfg.disk, fe->read_only, NULL, loop, sizeof(loop), &err);
 	if (rc)
 		loop[0] = '\0';
@@ -98,7 +99,8 @@ static int child_stop(void *arg, int out_fd)
 	/* An ordinary user may not: then the library unmounts it in the end. */
 	if (umount2(fe->cfg.mount, UMOUNT_NOFOLLOW) == 0 || errno != EBUSY)
 		return answer(out_fd, 0, "", &err);
-	cow_err_set(&err, -EBUSY, "%s is in use: a process has a file below it open", fe->cfg.mount);
+	cow_err_set(&err, -EBUSY, "%s is in use: a process has a file below it open",
+		    fe->cfg.mount);
 	if (fe->loop[0]) {
 		char loop[64];
 
@@ -148,8 +150,8 @@ static void job_done(void *opaque, int status, const char *out, size_t len)
 	if (!rc && sentence[0])
 		cow_log(COW_LOG_INFO, "no loop device: %s", sentence);
 	if (rc && !sentence[0])
-		snprintf(sentence, sizeof(sentence), "a helper process of the front end failed (%d)",
-			 status);
+		snprintf(sentence, sizeof(sentence),
+			 "a helper process of the front end failed (%d)", status);
 	job->done(job->opaque, rc, sentence);
 	/* While it was being stopped somebody else unmounted it, which stopping hid. */
 	if (job == &fe->stop && rc && fe->unmounted)

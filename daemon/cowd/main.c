@@ -35,19 +35,26 @@ enum {
 
 static const struct cow_cli_opt options[] = {
 	{ 'p', "format", "FORMAT", "format of IMAGE; always needed, never guessed" },
-	{ 'o', "options", "KEY=VALUE,...", "options of the format (cowimg info --help lists them)" },
-	{ 'b', "backing", "PATH", "the base instead of the recorded one; again for the base's base" },
-	{ OPT_BACKING_DIR, "backing-dir", "DIR", "look for recorded bases below DIR, too; repeatable" },
+	{ 'o', "options", "KEY=VALUE,...",
+	  "options of the format (cowimg info -f FORMAT -o help lists them)" },
+	{ 'b', "backing", "PATH",
+	  "the base instead of the recorded one; again for the base's base" },
+	{ OPT_BACKING_DIR, "backing-dir", "DIR",
+	  "look for recorded bases below DIR, too; repeatable" },
 	{ 'r', "read-only", NULL, "open the image for reading only" },
 	{ 'f', "foreground", NULL, "do not go to the background; tells $NOTIFY_SOCKET when ready" },
 	{ OPT_FORCE, "force", NULL, "accept a base that has changed since it was recorded" },
-	{ OPT_CACHE, "cache", "SIZE", "at most this much memory for metadata, per layer (default 8M)" },
+	{ OPT_CACHE, "cache", "SIZE",
+	  "at most this much memory for metadata, per layer (default 8M)" },
 	{ OPT_FRONTEND, "frontend", "FE", "how to serve the device: fuse (default)" },
 	{ OPT_NO_LOOP, "no-loop", NULL, "only the file, no loop device over it" },
-	{ OPT_PROBE, "probe", "FE", "exit with 0 if this machine can run the front end FE, else with 77" },
-	{ OPT_ENOSPC, "enospc", "report|pause", "when space runs out: fail the write (default), or wait" },
+	{ OPT_PROBE, "probe", "FE",
+	  "exit with 0 if this machine can run the front end FE, else with 77" },
+	{ OPT_ENOSPC, "enospc", "report|pause",
+	  "when space runs out: fail the write (default), or wait" },
 	{ OPT_LOG_LEVEL, "log-level", "LEVEL", "error, warning, info (default) or debug" },
-	{ OPT_IO, "io", "uring|sync", "kernel interface for disk I/O (default uring where possible)" },
+	{ OPT_IO, "io", "uring|sync",
+	  "kernel interface for disk I/O (default uring where possible)" },
 	{ 0, NULL, NULL, NULL },
 };
 
@@ -118,7 +125,8 @@ static int set_word(struct settings *s, int opt, const char *word)
 	switch (opt) {
 	case OPT_ENOSPC:
 		if (strcmp(word, "report") && strcmp(word, "pause"))
-			return cow_cli_misuse(&cli, "--enospc is report or pause, not \"%s\"", word);
+			return cow_cli_misuse(&cli, "--enospc is report or pause, not \"%s\"",
+					      word);
 		s->cfg.enospc = !strcmp(word, "pause") ? COW_ENOSPC_PAUSE : COW_ENOSPC_REPORT;
 		return 0;
 	case OPT_IO:
@@ -128,9 +136,9 @@ static int set_word(struct settings *s, int opt, const char *word)
 		return 0;
 	case OPT_LOG_LEVEL:
 		if (cow_log_parse_level(word, &level))
-			return cow_cli_misuse(&cli,
-					      "--log-level is error, warning, info or debug, not \"%s\"",
-					      word);
+			return cow_cli_misuse(
+				&cli, "--log-level is error, warning, info or debug, not \"%s\"",
+				word);
 		cow_log_set_level(level);
 		return 0;
 	case OPT_CACHE:
@@ -145,7 +153,8 @@ static int set_word(struct settings *s, int opt, const char *word)
 	default:
 		s->cfg.fe = find_front_end(word);
 		if (!s->cfg.fe)
-			return cow_cli_misuse(&cli, "there is no front end \"%s\"; there is: fuse", word);
+			return cow_cli_misuse(&cli, "there is no front end \"%s\"; there is: fuse",
+					      word);
 		return 0;
 	}
 }

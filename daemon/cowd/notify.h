@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Telling a service manager how it goes (sd_notify's datagram), and where messages go without one. */
+/*
+ * Telling a service manager how it goes (sd_notify's datagram), and where messages
+ * go without one.
+ */
 #ifndef COWD_NOTIFY_H
 #define COWD_NOTIFY_H
 

@@ -17,7 +17,7 @@
 
 #include <stddef.h>
 
-#define PROTO_PACKET 4096	/* bytes of a packet, request or reply: room for a path of PATH_MAX */
+#define PROTO_PACKET 4096 /* bytes of a packet, request or reply: room for a path of PATH_MAX */
 #define PROTO_WORDS 16		/* no verb takes more than a few */
 
 struct proto_words {

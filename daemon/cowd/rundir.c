@@ -22,12 +22,15 @@ int run_name_check(const char *name, struct cow_err *err)
 	size_t len = strlen(name);
 
 	if (!len || len > RUN_NAME_MAX)
-		return cow_err_set(err, -EINVAL, "a device name has 1 to %d characters", RUN_NAME_MAX);
+		return cow_err_set(err, -EINVAL, "a device name has 1 to %d characters",
+				   RUN_NAME_MAX);
 	if (strspn(name, allowed) != len)
-		return cow_err_set(err, -EINVAL,
-				   "device name \"%s\": only letters, digits and . _ + - are allowed", name);
+		return cow_err_set(
+			err, -EINVAL,
+			"device name \"%s\": only letters, digits and . _ + - are allowed", name);
 	if (name[0] == '.' || name[0] == '-')
-		return cow_err_set(err, -EINVAL, "device name \"%s\" starts with '%c'", name, name[0]);
+		return cow_err_set(err, -EINVAL, "device name \"%s\" starts with '%c'", name,
+				   name[0]);
 	/* The engine keeps a folder of this name in the same place. */
 	if (!strcmp(name, "vmap"))
 		return cow_err_set(err, -EINVAL, "device name \"vmap\" is reserved");
@@ -41,7 +44,8 @@ static char *run_dir_path(struct cow_err *err)
 
 	if (env && *env) {
 		if (*env != '/') {
-			cow_err_set(err, -EINVAL, "COW_RUN_DIR is \"%s\", not an absolute path", env);
+			cow_err_set(err, -EINVAL, "COW_RUN_DIR is \"%s\", not an absolute path",
+				    env);
 			return NULL;
 		}
 		path = cow_strdup(env);
@@ -50,8 +54,9 @@ static char *run_dir_path(struct cow_err *err)
 	} else {
 		env = secure_getenv("XDG_RUNTIME_DIR");
 		if (!env || *env != '/') {
-			cow_err_set(err, -ENOENT,
-				    "neither COW_RUN_DIR nor XDG_RUNTIME_DIR says where to keep sockets");
+			cow_err_set(
+				err, -ENOENT,
+				"neither COW_RUN_DIR nor XDG_RUNTIME_DIR says where to keep sockets");
 			return NULL;
 		}
 		path = cow_asprintf("%s/cowd", env);

@@ -30,7 +30,10 @@ struct run_state {
 	char views[RUN_VIEWS][PATH_MAX];	/* empty: free */
 };
 
-/* 0, or -EINVAL and a sentence: 1 to 64 of A-Z a-z 0-9 . _ + -, not starting with . or -, not "vmap". */
+/*
+ * 0, or -EINVAL and a sentence: 1 to 64 of A-Z a-z 0-9 . _ + -, not starting with
+ * '.' or '-', and not "vmap".
+ */
 int run_name_check(const char *name, struct cow_err *err);
 
 /*
@@ -43,7 +46,7 @@ int run_dir(bool create, char **ret, struct cow_err *err);
 /* "DIR/NAMESUFFIX" for cow_free(); NULL when memory is short. */
 char *run_path(const char *dir, const char *name, const char *suffix);
 
-/* The state file, bounded and checked; -ENOENT, -EBADMSG, other -errno. @st is large: not for the stack. */
+/* Reads the state file. -ENOENT, -EBADMSG, other -errno. @st is large: not for the stack. */
 int run_state_read(const char *dir, const char *name, struct run_state *st);
 /* Replaces the state file as a whole. */
 int run_state_write(const char *dir, const char *name, const struct run_state *st);

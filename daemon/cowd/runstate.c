@@ -85,7 +85,8 @@ int runstate_acquire(const char *name, struct runstate **ret, struct cow_err *er
 	if (rs->lock_fd < 0) {
 		rc = rs->lock_fd;
 		if (rc == -EWOULDBLOCK)
-			rc = cow_err_set(err, -EBUSY, "%s: the name is in use by a running cowd", name);
+			rc = cow_err_set(err, -EBUSY, "%s: the name is in use by a running cowd",
+					 name);
 		else
 			cow_err_sys(err, rc, "%s", lock);
 		goto fail;

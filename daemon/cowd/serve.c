@@ -155,8 +155,9 @@ static void on_ready(void *opaque, int result, const char *sentence)
 	}
 	d->ready = true;
 	if (d->terminate) {
-		d->failed = cow_err_set(s->err, -EINTR, "%s: stopped by a signal before it was usable",
-					d->cfg->name);
+		d->failed =
+			cow_err_set(s->err, -EINTR, "%s: stopped by a signal before it was usable",
+				    d->cfg->name);
 		cowd_stop(d, true, NULL);
 		return;
 	}

@@ -155,7 +155,8 @@ static void verb_flush(struct cowd *d, struct client *c, int argc, char **argv)
 
 static void pause_flushed(struct cow_req *req, int result)
 {
-	client_done(req->opaque, result, result ? "the device is paused, but the flush failed" : NULL);
+	client_done(req->opaque, result,
+		    result ? "the device is paused, but the flush failed" : NULL);
 }
 
 static void on_paused(void *opaque)

@@ -25,7 +25,7 @@ struct cow_dev {
 
 	struct cow_source *chain_src;	/* NULL until the chain has an fd */
 	struct cow_source *kick_src;
-	int kick_fd;			/* eventfd: look at the waiters from the loop, not from a completion */
+	int kick_fd;			/* eventfd: look at the waiters, from the loop */
 
 	unsigned inflight;		/* handed to the chain */
 	unsigned n_parked;

@@ -104,7 +104,8 @@ void cow_dev_stats_kv(struct cow_dev *d, struct cow_kv *kv)
 	cow_kv_close(kv);
 	cow_kv_object(kv, "chain");
 	for (i = 0; i < COW_ARRAY_SIZE(chain_counters); i++)
-		cow_kv_u64(kv, chain_counters[i].name, counter_value(&st.chain, &chain_counters[i]));
+		cow_kv_u64(kv, chain_counters[i].name,
+			   counter_value(&st.chain, &chain_counters[i]));
 	cow_kv_close(kv);
 }
 
@@ -161,7 +162,8 @@ static void om_latency(FILE *out, const struct cow_dev *d)
 {
 	unsigned i, b;
 
-	om_family(out, "latency_seconds", "histogram", "seconds", "Time from a request to its answer");
+	om_family(out, "latency_seconds", "histogram", "seconds",
+		  "Time from a request to its answer");
 	for (i = 0; i < COW_OPS; i++) {
 		const struct cow_op_stats *op = &d->op[i];
 		uint64_t sum = 0;
@@ -213,7 +215,8 @@ void cow_dev_stats_openmetrics(struct cow_dev *d, FILE *out)
 		size_t n = strlen(c->name);
 		bool bytes = n > 6 && !strcmp(c->name + n - 6, "_bytes");
 
-		om_family(out, c->name, c->gauge ? "gauge" : "counter", bytes ? "bytes" : NULL, c->help);
+		om_family(out, c->name, c->gauge ? "gauge" : "counter", bytes ? "bytes" : NULL,
+			  c->help);
 		om_value(out, d, c->name, c->gauge ? "" : "_total", counter_value(&st.chain, c));
 	}
 	fputs("# EOF\n", out);

@@ -70,8 +70,8 @@ static void enter_nospace(struct cow_dev *d)
 	if (d->nospace)
 		return;
 	d->nospace = true;
-	cow_log_limited(COW_LOG_WARN, "%s: no space left for a write, the device waits for \"resume\"",
-			d->name);
+	cow_log_limited(COW_LOG_WARN,
+			"%s: no space left for a write, the device waits for \"resume\"", d->name);
 }
 
 static void finish(struct cow_dev *d, struct cow_req *req, int result)
@@ -134,7 +134,8 @@ static void watch_chain(struct cow_dev *d)
 	if (d->chain_src)
 		return;
 	/* Without it nothing would wake us: finish by waiting here, and try again next time. */
-	cow_log_limited(COW_LOG_WARN, "%s: cannot watch the I/O ring: %s", d->name, strerror(errno));
+	cow_log_limited(COW_LOG_WARN, "%s: cannot watch the I/O ring: %s", d->name,
+			strerror(errno));
 	while (cow_chain_inflight(d->chain))
 		cow_chain_poll(d->chain, true);
 }

@@ -414,6 +414,7 @@ static int open_base_for_commit(struct cow_chain *c, const char *path, const cha
 }
 
 /*
+ * 0. open the base for writing: in use by others, and all stays as it is
  * 1. mark the overlay: its base is about to change on purpose (durable)
  * 2. copy into the base, make that durable. Interrupted here, the overlay still
  *    hides every range that was copied, so the pair reads the same.
@@ -437,16 +438,16 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 	path = cow_strdup(c->layers[1].path);
 	format = c->layers[1].img.fmt->name;
 	rc = path ? quiesce(c, err) : -ENOMEM;
-	if (rc == 0)
-		rc = chain_begin(c);
-	if (rc == 0)
-		rc = img->fmt->rebase(img, &img->backing, &img->identity, true, err);
 	if (rc)
 		return cow_err_set(err, rc, "%s: commit: %s", img->path, strerror(-rc));
 	chain_close_lower(c);
 	rc = open_base_for_commit(c, path, format, &m.base, err);
 	if (rc == 0) {
-		rc = commit_into(&m, err);
+		rc = chain_begin(c);
+		if (rc == 0)
+			rc = img->fmt->rebase(img, &img->backing, &img->identity, true, err);
+		if (rc == 0)
+			rc = commit_into(&m, err);
 		closed = cow_chain_close(m.base);
 		rc = rc ? rc : closed;
 	}
@@ -480,6 +481,9 @@ static int create_base(struct create *cr, struct cow_err *err)
 	struct cow_chain_cfg base = {
 		.format = cfg->backing_format,
 		.path = cfg->backing,
+		.flags = cfg->force ? COW_OPEN_FORCE : 0,
+		.backing = cfg->base_backing,
+		.backing_dirs = cfg->backing_dirs,
 		.io = cfg->io,
 		.io_arg = cfg->io_arg,
 		.io_sync = true,
@@ -499,10 +503,14 @@ static int create_base(struct create *cr, struct cow_err *err)
 		return rc;
 	if (cr->c.size == 0)
 		cr->c.size = cow_chain_size(c);
-	rc = cow_chain_identity(c, 0, &cr->identity);
+	if (cow_chain_depth(c) == COW_CHAIN_DEPTH)
+		rc = cow_err_set(err, -ELOOP, "%s: would be image %d of a chain, %d are the limit",
+				 cfg->path, COW_CHAIN_DEPTH + 1, COW_CHAIN_DEPTH);
+	else
+		rc = cow_chain_identity(c, 0, &cr->identity);
 	cow_chain_close(c);
 	if (rc)
-		return cow_err_sys(err, rc, "%s", cfg->backing);
+		return cow_err_set(err, rc, "%s: %s", cfg->backing, strerror(-rc));
 	snprintf(cr->backing.format, sizeof(cr->backing.format), "%s", cfg->backing_format);
 	if (cfg->io == &cow_io_sim_ops)
 		snprintf(cr->backing.path, sizeof(cr->backing.path), "%s", cfg->backing);

@@ -14,7 +14,7 @@
 
 #define LIST_SCHEMA 1
 #define LIST_MAX 65536		/* names; a run directory with more is not ours */
-#define ASK_MS 5000		/* a daemon that is stuck must not keep the others from being listed */
+#define ASK_MS 5000	/* a daemon that is stuck must not keep the others from being listed */
 
 struct answer {
 	char text[1024];

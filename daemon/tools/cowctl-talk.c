@@ -32,8 +32,8 @@ static int connect_to(const char *dir, const char *name, struct cow_err *err)
 	if (rc == -ENOENT)
 		return cow_err_set(err, rc, "no device \"%s\" is running", name);
 	if (rc == -ECONNREFUSED)
-		return cow_err_set(err, rc, "the daemon of \"%s\" is dead; start it again to clean up",
-				   name);
+		return cow_err_set(
+			err, rc, "the daemon of \"%s\" is dead; start it again to clean up", name);
 	return cow_err_sys(err, rc, "%s", name);
 }
 

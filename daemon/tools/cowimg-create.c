@@ -15,6 +15,7 @@ static const struct cow_cli_opt opts[] = {
 	{ 'b', "base", "BASE", "make an overlay of this image, which stays as it is" },
 	{ 'F', "base-format", "FORMAT", "format of the base; required with -b" },
 	IMG_CLI_OPTIONS,
+	IMG_CLI_BACKING,
 	{ IMG_OPT_OVERWRITE, "overwrite", NULL, "the file or block device may exist" },
 	IMG_CLI_OUTPUT,
 	IMG_CLI_QUIET,
@@ -39,6 +40,9 @@ int img_do_create(const struct img_cmd *cmd, const char *path, const struct img_
 		.args = cmd->args,
 		.backing = what->base,
 		.backing_format = what->base_format,
+		.base_backing = cmd->n_backing ? cmd->backing : NULL,
+		.backing_dirs = cmd->n_dirs ? cmd->backing_dirs : NULL,
+		.force = cmd->force,
 		.exist_ok = what->overwrite,
 	};
 	struct img_progress hold;

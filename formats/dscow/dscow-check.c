@@ -233,25 +233,32 @@ static int clear_mark(struct check *ck)
 	return rc ? rc : dscow_header_write_sync(ck->img, d);
 }
 
-/* Next map sector that can hold anything: holes of the file are skipped. */
+/* Sector of the first data at or after @off, given as one every @unit bytes from @off on; else @none. */
+static uint64_t first_data(struct check *ck, uint64_t off, uint64_t index, uint64_t unit, uint64_t none)
+{
+	uint64_t data;
+	int rc = cow_img_seek(ck->img, 0, off, true, &data);
+
+	if (rc == -ENXIO)
+		return none;
+	return rc ? index : index + (data - off) / unit;
+}
+
+/*
+ * Next map sector that matters: one that is not in a hole, or whose range of the image has data.
+ * A sparse image is checked in the time its contents take, whatever size it claims.
+ */
 static uint64_t skip_hole(struct check *ck, uint64_t index, uint64_t total)
 {
 	const struct dscow *d = ck->d;
 	uint64_t fits = dscow_main_sectors(d), end = index < fits ? cow_min(fits, total) : total;
-	uint64_t off = dscow_sector_off(d, index), data;
-	uint64_t virt = (index * DSCOW_SEC_GRANULES) << d->granule_bits;
-	uint64_t next, in_data;
+	uint64_t covers = (uint64_t)DSCOW_SEC_GRANULES << d->granule_bits;
+	uint64_t next = cow_min(first_data(ck, dscow_sector_off(d, index), index, DSCOW_SECTOR, end),
+				end);
 
-	if (virt >= d->size || cow_img_seek(ck->img, 0, off, true, &data))
-		return index;
-	next = cow_min(index + (data - off) / DSCOW_SECTOR, end);
-	if (next <= index + 1)
-		return index;
-	/* Unused data below a hole of the map must be seen as well. */
-	if (cow_img_seek(ck->img, 0, d->first_block + virt, true, &data))
+	if (next == index || index >= cow_div_up(d->size, covers))
 		return next;
-	in_data = (data - d->first_block) >> d->granule_bits;
-	return cow_min(next, cow_max(index, in_data / DSCOW_SEC_GRANULES));
+	return cow_min(next, first_data(ck, d->first_block + index * covers, index, covers, end));
 }
 
 int dscow_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err)
@@ -264,14 +271,17 @@ int dscow_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, s
 		.repair = flags & COW_CHECK_REPAIR,
 		.granules = dscow_granules(d, d->size),
 	};
-	uint64_t total = dscow_main_sectors(d) + d->ext_count, shown = 0;
+	uint64_t total = dscow_main_sectors(d) + d->ext_count, i = 0, shown = 0;
 	int rc = check_headers(&ck);
 
-	for (uint64_t i = 0; i < total && rc == 0; i++) {
-		i = skip_hole(&ck, i, total);
-		if (i >= total)
-			break;
-		rc = check_sector(&ck, i);
+	while (i < total && rc == 0) {
+		uint64_t next = skip_hole(&ck, i, total);
+
+		if (next == i) {
+			rc = check_sector(&ck, i);
+			next++;
+		}
+		i = next;
 		if (rc == 0 && rep->progress && i - shown >= PROGRESS_SECTORS) {
 			shown = i;
 			if (rep->progress(rep, i, total))

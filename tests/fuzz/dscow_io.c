@@ -43,11 +43,14 @@ static void write_back(struct run *r, uint64_t off, uint64_t len, bool zero)
 	FUZZ_CHECK(memcmp(r->got, r->buf, len) == 0);
 }
 
+/* Damage that was met may forbid writing from now on, but never reading. */
 static void reopen(struct run *r)
 {
 	bool well = cow_chain_close(r->c) == 0;
 
-	r->c = fuzz_open(r->sim, COW_OPEN_WRITE, false);
+	r->c = fuzz_open(r->sim, COW_OPEN_WRITE | COW_OPEN_FORCE, false);
+	if (!r->c)
+		r->c = fuzz_open(r->sim, COW_OPEN_FORCE, false);
 	FUZZ_CHECK(r->c || !well);
 }
 

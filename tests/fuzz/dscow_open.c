@@ -2,7 +2,7 @@
 /*
  * Opening hostile dscow images, read-only and writable, with every question
  * that can be asked of an image: none may crash, hang, or take memory without
- * measure, and looking must not change a byte.
+ * measure, and looking must not change a byte of image or base.
  */
 #include <stdio.h>
 
@@ -42,10 +42,18 @@ static void ask(struct cow_chain *c)
 		(void)cow_chain_check(c, &rep, 0, &err);
 }
 
+static bool unchanged(struct cow_sim *sim, const char *name)
+{
+	for (size_t i = 0; i < cow_sim_log_len(sim, name); i++)
+		if (!cow_sim_log_is_sync(sim, name, i))
+			return false;
+	return true;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint32_t flags[] = {
-		0, COW_OPEN_WRITE, COW_OPEN_FORCE, COW_OPEN_CHECK, COW_OPEN_WRITE | COW_OPEN_FORCE,
+		0, COW_OPEN_FORCE, COW_OPEN_CHECK, COW_OPEN_WRITE, COW_OPEN_WRITE | COW_OPEN_FORCE,
 	};
 	struct fuzz_in in = { data, size };
 	struct cow_sim *sim = fuzz_machine(&in);
@@ -57,9 +65,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			continue;
 		ask(c);
 		FUZZ_CHECK(cow_chain_close(c) == 0);
+		/* A writable one may be marked as cleanly closed. */
+		FUZZ_CHECK((flags[i] & COW_OPEN_WRITE) || unchanged(sim, FUZZ_IMAGE));
 	}
-	FUZZ_CHECK(cow_sim_log_len(sim, FUZZ_IMAGE) == 0);
-	FUZZ_CHECK(cow_sim_log_len(sim, FUZZ_BASE) == 0);
+	FUZZ_CHECK(unchanged(sim, FUZZ_BASE));
 	cow_sim_free(sim);
 	return 0;
 }

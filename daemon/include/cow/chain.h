@@ -185,6 +185,9 @@ struct cow_create_cfg {
 	uint64_t size;			/* 0: the base's */
 	const struct cow_args *args;
 	const char *backing, *backing_format;	/* NULL: none. The format is required with a base */
+	const char *const *base_backing, *const *backing_dirs;	/* where the base's own base is, as in
+								   cow_chain_cfg; may be NULL */
+	bool force;			/* accept a base of the base that changed, as COW_OPEN_FORCE */
 	bool exist_ok;			/* block devices and existing files are overwritten */
 	const struct cow_io_ops *io;
 	void *io_arg;
