@@ -21,7 +21,7 @@ endif
 $(BUILD)/lib/libcow.so.0: $(call obj,$(LIBCOW))
 	@mkdir -p $(@D)
 	$(call say,SHLIB,$@)
-	$(Q)$(CC) $(SO_LDFLAGS) -Wl,-soname,libcow.so.0 -o $@ $(call obj,$(LIBCOW)) $(LIBCOW_LIBS)
+	$(Q)$(CC) $(SO_LDFLAGS) -Wl,-soname,libcow.so.0 -o $@.new $(call obj,$(LIBCOW)) $(LIBCOW_LIBS) && mv $@.new $@
 $(BUILD)/lib/libcow.so: $(BUILD)/lib/libcow.so.0
 	$(Q)ln -sf libcow.so.0 $@
 

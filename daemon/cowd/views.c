@@ -153,11 +153,12 @@ static void on_checked(void *opaque, int status, const char *out, size_t len)
 		cfg.mountpoint = v->dir;
 		rc = cow_fuse_mount(&cfg, &v->fuse, &err);
 	}
+	/* Recorded before it is answered: it counts from then on. */
+	if (!rc)
+		cowd_save_state(d);
 	answer(v, rc, rc ? cow_err_text(&err, rc) : NULL);
 	if (rc)
 		view_free(v);
-	else
-		cowd_save_state(d);
 }
 
 void views_mount(struct cowd *d, struct client *c, const char *dir)
@@ -201,6 +202,7 @@ static void on_child_unmounted(void *opaque, int status, const char *out, size_t
 {
 	struct view *v = opaque;
 	struct cowd *d = v->d;
+	struct client *c;
 	char line[PATH_MAX];
 
 	(void)len;
@@ -208,9 +210,10 @@ static void on_child_unmounted(void *opaque, int status, const char *out, size_t
 		answer(v, -EBUSY, first_line(out, line, sizeof(line)));
 		return;
 	}
-	answer(v, 0, NULL);
+	c = v->client;
 	view_free(v);
 	cowd_save_state(d);
+	client_done(c, 0, NULL);
 }
 
 void views_unmount(struct cowd *d, struct client *c, const char *dir)

@@ -201,7 +201,6 @@ static void unpark(struct cow_dev *d)
 {
 	struct cow_list go;
 	struct cow_req *req;
-	int rc;
 
 	cow_list_init(&go);
 	cow_list_splice(&d->parked, &go);
@@ -209,12 +208,8 @@ static void unpark(struct cow_dev *d)
 	while (!cow_list_empty(&go)) {
 		req = cow_list_entry(go.next, struct cow_req, dev_node);
 		cow_list_del(&req->dev_node);
-		/* The device may have shrunk meanwhile. */
-		rc = check(d, req);
-		if (rc)
-			finish(d, req, rc);
-		else
-			dispatch(d, req);
+		/* If the device shrank meanwhile, the chain refuses it. */
+		dispatch(d, req);
 	}
 }
 

@@ -2,7 +2,7 @@
 /*
  * The map of a chain as a listing: a walk that joins what the engine answers
  * piece by piece, and its form as a key/value list. It knows nothing of how a
- * range is resolved (map.c) and of no format.
+ * range is resolved (ops.c) and of no format.
  */
 #include "cow/chain.h"
 

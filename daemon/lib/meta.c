@@ -99,21 +99,30 @@ static void forget_block(struct cow_mblk *b)
 	b->ndeps = 0;
 }
 
+/* The block of a slot that was never used; NULL when there is none or no memory for it. */
+static struct cow_mblk *new_block(struct cow_meta *m)
+{
+	struct cow_mblk *b = &m->blks[m->used];
+
+	if (m->used == m->vmap.nslots || vmap_reserve(&m->vmap, m->used))
+		return NULL;
+	b->meta = m;
+	b->index = m->used++;
+	cow_list_init(&b->waiters);
+	return b;
+}
+
 /* A free slot's block: never used, emptied, or the next clean one not lately used. */
 static struct cow_mblk *take_block(struct cow_meta *m)
 {
-	if (m->used < m->vmap.nslots) {
-		struct cow_mblk *b = &m->blks[m->used];
+	struct cow_mblk *fresh = new_block(m);
 
-		b->meta = m;
-		b->index = m->used++;
-		cow_list_init(&b->waiters);
-		return b;
-	}
-	for (uint64_t i = 0; i < 2ULL * m->vmap.nslots; i++) {
+	if (fresh)
+		return fresh;
+	for (uint64_t i = 0; i < 2ULL * m->used; i++) {
 		struct cow_mblk *b = &m->blks[m->hand];
 
-		m->hand = (m->hand + 1) % m->vmap.nslots;
+		m->hand = (m->hand + 1) % m->used;
 		if (b->state == MBLK_EMPTY)
 			return b;
 		if (b->state != MBLK_VALID || b->pins || vmap_dirty(slot_of(b)))
@@ -270,6 +279,8 @@ static int get_miss(struct cow_meta *m, uint16_t file, uint64_t off, uint32_t fl
 	int rc = 0;
 
 	m->misses++;
+	if (!b && m->used < META_SLOTS_MIN)
+		return -ENOSPC;		/* no memory even for the least: tmpfs is full */
 	if (!b) {
 		m->stalled = true;
 		return -EAGAIN;

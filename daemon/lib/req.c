@@ -313,7 +313,8 @@ static void wr_unlock(struct cow_chain *c, struct cow_wr *w)
 
 /*
  * What the next step of the request covers. Zeroes and discards: whole granules
- * are punched, the ragged edges of a zero are written, those of a discard skipped.
+ * are punched if the format can, the ragged edges of a zero are written, those of
+ * a discard skipped.
  */
 static void wr_plan(struct cow_req *req, struct cow_wr *w, const struct cow_image *img)
 {
@@ -327,13 +328,13 @@ static void wr_plan(struct cow_req *req, struct cow_wr *w, const struct cow_imag
 		return;
 	lo = cow_round_up(v, g);
 	hi = end == img->size ? end : cow_round_down(end, g);
-	if (lo == v && hi > v) {
+	if (lo == v && hi > v && (img->fmt->caps & COW_CAP_DISCARD)) {
 		w->punch = true;
 		w->n = hi - v;
 		return;
 	}
 	w->data = zeroes;
-	w->n = (lo < end && lo > v ? lo : end) - v;
+	w->n = (lo < end && lo > v && (img->fmt->caps & COW_CAP_DISCARD) ? lo : end) - v;
 	if (req->op == COW_OP_ZERO)
 		w->n = cow_min(w->n, ZERO_CHUNK);
 }

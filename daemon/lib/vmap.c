@@ -18,6 +18,7 @@
 
 #define VMAP_MAGIC	0x31504d56574f43ULL	/* "COWVMP1"; change with the layout */
 #define VMAP_SLOTS_OFF	4096u
+#define VMAP_CHUNK	16u			/* blocks that memory is reserved for at once */
 #define BOOT_ID_LEN	36
 #define VMAP_SLOTS_MAX	(1u << 22)		/* 16 GiB of metadata */
 
@@ -51,16 +52,17 @@ static bool on_tmpfs(const char *dir)
 }
 
 /*
- * One answer for every process of a user on a machine. /run is tmpfs on any
- * system that follows the file hierarchy standard; where it is not, /dev/shm.
+ * One answer for every process of a user on a machine, whatever its run
+ * directory: an image is found by what it is. /run is tmpfs on most systems;
+ * where it is not, /dev/shm. COW_VMAP_DIR is for tests and odd machines.
  */
 static char *vmap_dir(void)
 {
-	const char *env = secure_getenv("COW_RUN_DIR");
+	const char *env = secure_getenv("COW_VMAP_DIR");
 	const char *xdg = secure_getenv("XDG_RUNTIME_DIR");
 
 	if (env)
-		return cow_asprintf("%s/vmap", env);
+		return cow_strdup(env);
 	if (geteuid() != 0 && xdg && on_tmpfs(xdg))
 		return cow_asprintf("%s/cowd-vmap", xdg);
 	if (geteuid() == 0 && on_tmpfs("/run"))
@@ -131,15 +133,44 @@ static int open_nameless(struct cow_err *err)
 
 	if (dir < 0) {
 		char *wanted COW_CLEANUP_FREE = vmap_dir();
+		const char *name = wanted ? wanted : "run folder";
 
-		return cow_err_sys(err, dir, "%s: cannot keep the volatile map there",
-				   wanted ? wanted : "run folder");
+		if (dir == -EPERM)
+			return cow_err_set(err, dir, "%s: the volatile map cannot be kept there: it "
+					   "must be yours, and writable by nobody else", name);
+		return cow_err_sys(err, dir, "%s: cannot keep the volatile map there", name);
 	}
 	fd = openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0)
 		fd = cow_err_sys(err, -errno, "%s: cannot keep the volatile map there", path);
 	close(dir);
 	return fd;
+}
+
+/* tmpfs may be full, and a store into a page it cannot give would be a SIGBUS. */
+static int reserve(const struct vmap *v, size_t off, size_t len)
+{
+	int rc;
+
+	do {
+		rc = fallocate(v->fd, 0, (off_t)off, (off_t)len) ? -errno : 0;
+	} while (rc == -EINTR);
+	return rc;
+}
+
+int vmap_reserve(struct vmap *v, uint32_t slot)
+{
+	size_t from = VMAP_SLOTS_OFF + (size_t)slot * sizeof(struct vmap_slot);
+	uint32_t n = (uint32_t)cow_min(VMAP_CHUNK, v->nslots - slot);
+	int rc;
+
+	if (v->fd < 0 || slot % VMAP_CHUNK)
+		return 0;
+	rc = reserve(v, from, (size_t)n * sizeof(struct vmap_slot));
+	if (rc == 0)
+		rc = reserve(v, data_offset(v->nslots) + (size_t)slot * COW_META_BLOCK,
+			     (size_t)n * COW_META_BLOCK);
+	return rc;
 }
 
 int vmap_create(struct vmap *v, uint32_t nslots, bool persist, uint64_t dev, uint64_t ino,
@@ -154,6 +185,8 @@ int vmap_create(struct vmap *v, uint32_t nslots, bool persist, uint64_t dev, uin
 			return v->fd;
 		rc = ftruncate(v->fd, (off_t)(data_offset(nslots) +
 					      (size_t)nslots * COW_META_BLOCK)) ? -errno : 0;
+		if (rc == 0)
+			rc = reserve(v, 0, VMAP_SLOTS_OFF);
 		if (rc) {
 			vmap_destroy(v, true);
 			return cow_err_sys(err, rc, "volatile map");

@@ -50,6 +50,8 @@ static inline uint8_t *vmap_block(struct vmap *v, uint32_t i)
 /* @persist: on tmpfs, for the image (@dev, @ino). Else private memory. */
 int vmap_create(struct vmap *v, uint32_t nslots, bool persist, uint64_t dev, uint64_t ino,
 		struct cow_err *err);
+/* Before @slot is used for the first time, in order: makes sure that its memory exists. 0 or -errno. */
+int vmap_reserve(struct vmap *v, uint32_t slot);
 /* Gives the file its name, for @session. Replaces a stale one. 0 or -errno. */
 int vmap_name(struct vmap *v, uint64_t session);
 /* Releases the memory. @forget: the name too, nothing in it matters any more. */

@@ -25,6 +25,7 @@ static void decode(const struct dscow_header *h, struct dscow *d)
 	d->compat = cow_get_le64(&h->compat);
 	d->incompat = cow_get_le64(&h->incompat);
 	memcpy(d->uuid, h->uuid, sizeof(d->uuid));
+	memcpy(d->reserved, h->reserved, sizeof(d->reserved));
 	d->size = cow_get_le64(&h->size);
 	d->below_limit = cow_get_le64(&h->below_limit);
 	d->first_block = cow_get_le64(&h->first_block);
@@ -178,6 +179,7 @@ static void encode(const struct dscow *d, struct dscow_header *h)
 	cow_put_le64(&h->compat, d->compat);
 	cow_put_le64(&h->incompat, d->incompat);
 	memcpy(h->uuid, d->uuid, sizeof(h->uuid));
+	memcpy(h->reserved, d->reserved, sizeof(h->reserved));
 	cow_put_le64(&h->size, d->size);
 	cow_put_le64(&h->below_limit, d->below_limit);
 	cow_put_le64(&h->first_block, d->first_block);

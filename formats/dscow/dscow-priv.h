@@ -21,6 +21,7 @@ struct dscow {
 	uint32_t text_off;
 	struct cow_backing backing;
 	struct cow_identity identity;
+	uint8_t reserved[sizeof(((struct dscow_header *)0)->reserved)];
 	bool main_bad, backup_bad;	/* header copies that were not whole at open */
 	bool damaged;			/* a map sector was not whole */
 };

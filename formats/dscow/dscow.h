@@ -4,7 +4,7 @@
  * the same for the compiler. All integers are little endian.
  *
  *      0  header sector (struct dscow_header)
- *    512  backup of the header sector, written after it
+ *    512  backup of the header sector, written together with it
  *   1024  text area A: base path and base format name
  *   2560  text area B: the other one is written when the text changes
  *   4096  presence map: sectors of struct dscow_mapsec
@@ -77,7 +77,7 @@ struct dscow_header {
 	int64_t base_mtime_ns;
 	uint64_t base_sample;
 	uint64_t session;		/* nonce of the session that set DIRTY */
-	uint8_t reserved[352];		/* 0 */
+	uint8_t reserved[352];		/* 0 when created; kept as found: for compatible features */
 	uint64_t hash;			/* XXH3 of all bytes before, seed 0 */
 } __attribute__((packed));
 static_assert(sizeof(struct dscow_header) == DSCOW_SECTOR, "header is one sector");

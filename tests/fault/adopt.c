@@ -103,7 +103,7 @@ static void bench_init(struct bench *b)
 	snprintf(b->base, sizeof(b->base), "%s/base.raw", b->dir);
 	snprintf(b->over, sizeof(b->over), "%s/over.dscow", b->dir);
 	snprintf(b->run, sizeof(b->run), "%s/vmap", b->dir);
-	CHECK_EQ(setenv("COW_RUN_DIR", b->dir, 1), 0);
+	CHECK_EQ(setenv("COW_VMAP_DIR", b->run, 1), 0);
 	b->next_id = 1;
 	make_base(b);
 	make_overlay(b);
@@ -144,7 +144,7 @@ static void bench_free(struct bench *b)
 	unlink(b->base);
 	unlink(b->over);
 	CHECK_EQ(rmdir(b->dir), 0);
-	unsetenv("COW_RUN_DIR");
+	unsetenv("COW_VMAP_DIR");
 }
 
 static struct cow_chain *open_chain(const struct bench *b, uint32_t flags)

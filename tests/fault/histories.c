@@ -65,7 +65,8 @@ static void letter_op(struct history *h, enum letter l, struct rig_op *op)
 		break;
 	default:
 		op->kind = RIG_RESIZE;
-		op->len = h->grown ? (BLOCKS - 1) * block - 1024 : (BLOCKS + 1) * block + 512;
+		/* The short size cuts what straddles in two, within a granule. */
+		op->len = h->grown ? 2 * block + 512 : (BLOCKS + 1) * block + 512;
 		h->grown = !h->grown;
 		return;
 	}
@@ -97,7 +98,8 @@ static void judge(struct history *h, size_t pos, enum cow_sim_crash how, uint64_
 
 static uint64_t run(const struct rig_cfg *cfg, const enum letter *seq, unsigned n, bool flushed)
 {
-	struct history h = { .last_len = 700 };
+	/* With data there is something to cut off: then the first resize is a shrink. */
+	struct history h = { .last_len = 700, .grown = flushed };
 	struct rig_op op;
 	char name[128] = "";
 	size_t end;
@@ -130,11 +132,11 @@ static uint64_t run(const struct rig_cfg *cfg, const enum letter *seq, unsigned 
 	return h.images;
 }
 
-static void all_histories(uint32_t block, uint32_t granule)
+static void all_histories(uint32_t block, uint32_t granule, bool blkdev)
 {
 	/* The base is shorter than the image by half a block: its end is a border, too. */
 	struct rig_cfg cfg = {
-		.seed = test_rand(), .block = block, .granule = granule,
+		.seed = test_rand(), .block = block, .granule = granule, .blkdev = blkdev,
 		.base_size = BLOCKS * (uint64_t)block - block / 2 - 100,
 		.size = BLOCKS * (uint64_t)block - 512, .cap = (BLOCKS + 2) * (uint64_t)block,
 	};
@@ -152,17 +154,23 @@ static void all_histories(uint32_t block, uint32_t granule)
 			count += 2;
 		}
 	}
-	printf("%u KiB blocks, %u KiB granules: seed %llu, %u histories, %llu images, 0 failures\n",
-	       block / 1024, granule / 1024, (unsigned long long)cfg.seed, count,
+	printf("%u KiB blocks, %u KiB granules, %s: seed %llu, %u histories, %llu images, 0 failures\n",
+	       block / 1024, granule / 1024, blkdev ? "device" : "file", (unsigned long long)cfg.seed, count,
 	       (unsigned long long)images);
 }
 
 TEST(four_kib_blocks)
 {
-	all_histories(4096, 4096);
+	all_histories(4096, 4096, false);
 }
 
 TEST(sixteen_kib_blocks)
 {
-	all_histories(16384, 4096);
+	all_histories(16384, 4096, false);
+}
+
+/* Nothing is cut off there by cutting a file: what was hidden has to be cleared. */
+TEST(block_device)
+{
+	all_histories(4096, 4096, true);
 }

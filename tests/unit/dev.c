@@ -231,6 +231,31 @@ TEST(counters)
 	end();
 }
 
+/* One request: the bucket must be the one its time belongs to. */
+TEST(latency_bucket)
+{
+	struct cow_dev_stats st;
+	uint64_t us;
+	unsigned i;
+
+	start(COW_ENOSPC_REPORT, COW_OPEN_WRITE);
+	cow_dev_pause(r.dev, on_quiet, &r);
+	submit(&io[0], COW_OP_READ, 0, 4096);
+	run_a_while();			/* 20 turns of a millisecond at least */
+	cow_dev_resume(r.dev);
+	run_until(first_done);
+	cow_dev_get_stats(r.dev, &st);
+	us = cow_div_up(st.op[COW_OP_READ].total_ns, 1000);
+	CHECK(us >= 10000);
+	for (i = 0; i < COW_LAT_BUCKETS && !st.op[COW_OP_READ].lat[i]; i++)
+		;
+	CHECK(i > 0 && i < COW_LAT_BUCKETS - 1);
+	CHECK(us <= 1ull << i);
+	CHECK(us > 1ull << (i - 1));
+	quiet = 0;
+	end();
+}
+
 TEST(pauses_nest)
 {
 	struct cow_dev_stats st;
@@ -280,6 +305,26 @@ TEST(pause_waits_for_what_is_under_way)
 	quiet = 0;
 	end();
 	CHECK(io[32].done && io[32].result == 0);
+}
+
+/* Something starts between the moment of quiet and its announcement. */
+TEST(quiet_is_looked_at_twice)
+{
+	start(COW_ENOSPC_REPORT, COW_OPEN_WRITE);
+	submit(&io[0], COW_OP_WRITE, 0, 4096);
+	run_until(first_done);
+	cow_sim_set_async(r.sim, true);
+	cow_dev_pause(r.dev, on_quiet, &r);
+	memset(&io[0], 0, sizeof(io[0]));
+	io[0].req = (struct cow_req){ .op = COW_OP_FLUSH, .flags = COW_DEV_THROUGH, .done = on_done,
+				      .opaque = &io[0] };
+	cow_dev_submit(r.dev, &io[0].req);
+	CHECK(!io[0].done);
+	run_until(is_quiet);		/* on_quiet() checks that it is */
+	CHECK(io[0].done);
+	cow_dev_resume(r.dev);
+	quiet = 0;
+	end();
 }
 
 TEST(flush_through_a_pause)

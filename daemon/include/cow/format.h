@@ -18,7 +18,7 @@
 
 /* Capabilities */
 #define COW_CAP_WRITE	(1u << 0)
-#define COW_CAP_DISCARD	(1u << 1)
+#define COW_CAP_DISCARD	(1u << 1)	/* map() answers ZERO and DISCARD; else zeroes are written */
 #define COW_CAP_RESIZE	(1u << 2)
 #define COW_CAP_BACKING	(1u << 3)	/* can have a base */
 #define COW_CAP_CREATE	(1u << 4)
@@ -131,8 +131,9 @@ struct cow_format {
 	void (*commit)(struct cow_image *img, const struct cow_map *map, int io);
 
 	/*
-	 * First change of a session: mark the image in use with the nonce
-	 * @session in its header, by cow_img_pwrite(), no sync. Optional.
+	 * First change of a session (request, resize, repair, commit): mark the
+	 * image in use with the nonce @session in its header, by
+	 * cow_img_pwrite(), no sync. Optional.
 	 */
 	int (*begin)(struct cow_image *img, uint64_t session);
 	/* Everything is flushed: mark the image cleanly closed, and sync. Optional. */
@@ -146,7 +147,7 @@ struct cow_format {
 
 	/* ---- offline, or with the device quiesced and flushed; all optional ---- */
 
-	/* Formats the empty file behind @img (cow_img_*); img->size etc. are not set. */
+	/* Formats the empty file behind @img (cow_img_*); img->size etc. are not set, close() is not called. */
 	int (*create)(struct cow_image *img, const struct cow_create *c, struct cow_err *err);
 	/* New virtual size. The cache holds no dirty block. Crash-safe. */
 	int (*resize)(struct cow_image *img, uint64_t size, struct cow_err *err);

@@ -20,7 +20,7 @@ enum cow_kind {
 	COW_HOLE,	/* reads as zeroes, nothing stored, do not look lower */
 	COW_DATA,	/* stored verbatim in file[@file] at @phys */
 	COW_BELOW,	/* not in this layer: ask the next one (zeroes if none) */
-	COW_ENCODED,	/* compressed or encrypted: only decode() can read it; cannot be remapped */
+	COW_ENCODED,	/* compressed or encrypted: only the format can read it; cannot be remapped */
 };
 
 #define COW_EXT_NEW	(1u << 0)	/* reserved by this answer; commit() makes it visible */
