@@ -31,9 +31,6 @@ int run_name_check(const char *name, struct cow_err *err)
 	if (name[0] == '.' || name[0] == '-')
 		return cow_err_set(err, -EINVAL, "device name \"%s\" starts with '%c'", name,
 				   name[0]);
-	/* The engine keeps a folder of this name in the same place. */
-	if (!strcmp(name, "vmap"))
-		return cow_err_set(err, -EINVAL, "device name \"vmap\" is reserved");
 	return 0;
 }
 

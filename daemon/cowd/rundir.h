@@ -32,7 +32,7 @@ struct run_state {
 
 /*
  * 0, or -EINVAL and a sentence: 1 to 64 of A-Z a-z 0-9 . _ + -, not starting with
- * '.' or '-', and not "vmap".
+ * '.' or '-'.
  */
 int run_name_check(const char *name, struct cow_err *err);
 

@@ -21,6 +21,7 @@ struct view {
 	unsigned slot;
 	struct cow_fuse *fuse;		/* NULL: not mounted yet */
 	struct client *client;		/* a job runs for it */
+	bool gone;			/* the kernel ended it meanwhile */
 	char dir[PATH_MAX];
 };
 
@@ -96,6 +97,7 @@ static void on_unmounted(void *opaque)
 	struct view *v = opaque;
 	struct cowd *d = v->d;
 
+	v->gone = true;
 	if (v->client)
 		return;		/* the job's end sees to it */
 	view_free(v);
@@ -206,7 +208,7 @@ static void on_child_unmounted(void *opaque, int status, const char *out, size_t
 	char line[PATH_MAX];
 
 	(void)len;
-	if (status) {
+	if (status && !v->gone) {
 		answer(v, -EBUSY, first_line(out, line, sizeof(line)));
 		return;
 	}
