@@ -32,7 +32,7 @@ $(BUILD)/tests/%.o: OBJ_CPPFLAGS = -iquote daemon/lib -iquote formats -iquote te
 $(eval $(call archive,libcow-test,$(LIBCOW)))
 $(eval $(call archive,libdscow-test,$(DSCOW)))
 $(eval $(call archive,libfuse-test,$(if $(filter yes,$(HAVE_FUSE)),$(FUSE_SHARED))))
-$(eval $(call archive,libcowd-test,$(if $(filter yes,$(HAVE_FUSE)),$(filter-out daemon/cowd/main.c,$(COWD)))))
+$(eval $(call archive,libcowd-test,$(filter-out daemon/cowd/main.c,$(COWD))))
 $(eval $(call archive,libtest,$(TEST_LIB)))
 
 # Everything of libcow goes in and is exported: plugins loaded by the test find it there.

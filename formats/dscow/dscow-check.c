@@ -111,27 +111,36 @@ static int bad_sector(struct check *ck, struct dscow_mapsec *sec, uint64_t index
 
 static int bits_behind_end(struct check *ck, struct dscow_mapsec *sec, uint64_t index)
 {
-	uint32_t n, keep = sector_granules(ck, index);
-	bool found = false;
+	uint32_t keep = sector_granules(ck, index), whole = keep / 8;
+	struct dscow_mapsec kept = { 0 };
 
-	for (n = keep; n < DSCOW_SEC_GRANULES; n++) {
-		found |= test_bit(sec, n);
-		sec->bits[n / 8] &= (uint8_t)~(1u << n % 8);
-	}
-	if (!found)
+	memcpy(kept.bits, sec->bits, whole);
+	if (keep % 8)
+		kept.bits[whole] = (uint8_t)(sec->bits[whole] & ((1u << keep % 8) - 1));
+	if (memcmp(kept.bits, sec->bits, sizeof(kept.bits)) == 0)
 		return 0;
+	memcpy(sec->bits, kept.bits, sizeof(kept.bits));
 	ck->rep->leaks++;
 	say(ck, "bits behind the end in map sector", index, ck->repair);
 	return ck->repair ? write_sector(ck, sec, index) : 0;
+}
+
+static uint64_t bits_word(const struct dscow_mapsec *sec, uint32_t i)
+{
+	return cow_get_le64(sec->bits + (size_t)i * 8);
 }
 
 /* Data without a bit in granules [from, to). */
 static int leaked_run(struct check *ck, struct dscow_mapsec *sec, uint32_t from, uint32_t to)
 {
 	(void)ck;
-	for (uint32_t n = from; n < to; n++) {
-		if (!test_bit(sec, n))
+	while (from < to) {
+		uint32_t shift = from % 64, n = (uint32_t)cow_min(64 - shift, to - from);
+		uint64_t mask = (n == 64 ? ~0ULL : (1ULL << n) - 1) << shift;
+
+		if ((bits_word(sec, from / 64) & mask) != mask)
 			return 1;
+		from += n;
 	}
 	return 0;
 }
@@ -176,8 +185,8 @@ static uint64_t count_present(const struct check *ck, const struct dscow_mapsec 
 	const struct dscow *d = ck->d;
 	uint64_t n = 0, last = ck->granules - 1, bytes;
 
-	for (unsigned i = 0; i < DSCOW_SEC_BITS_BYTES; i++)
-		n += (unsigned)__builtin_popcount(sec->bits[i]);
+	for (uint32_t i = 0; i < DSCOW_SEC_BITS_BYTES / 8; i++)
+		n += (uint64_t)__builtin_popcountll(bits_word(sec, i));
 	bytes = n << d->granule_bits;
 	if (last / DSCOW_SEC_GRANULES == index && test_bit(sec, (uint32_t)(last % DSCOW_SEC_GRANULES)))
 		bytes -= (ck->granules << d->granule_bits) - d->size;

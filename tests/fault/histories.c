@@ -65,8 +65,8 @@ static void letter_op(struct history *h, enum letter l, struct rig_op *op)
 		break;
 	default:
 		op->kind = RIG_RESIZE;
-		/* The short size cuts what straddles in two, within a granule. */
-		op->len = h->grown ? 2 * block + 512 : (BLOCKS + 1) * block + 512;
+		/* The short size cuts one granule of what straddles in two, and another one off. */
+		op->len = h->grown ? 2 * block - 512 : (BLOCKS + 1) * block + 512;
 		h->grown = !h->grown;
 		return;
 	}

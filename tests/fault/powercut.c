@@ -191,7 +191,7 @@ static void next_life(struct rig *r, size_t pos)
 	r->c = rig_open(r, RIG_OVER, 0);
 	size = cow_chain_size(r->c);
 	model_free(r->m);
-	r->m = model_new(size, 0, r->cfg.granule);
+	r->m = model_new(size, r->cfg.cap, r->cfg.granule);
 	model_below(r->m, 0);
 	bytes = model_bytes(r->m);
 	CHECK_EQ(cow_chain_pread(r->c, bytes, size, 0), 0);
@@ -199,28 +199,41 @@ static void next_life(struct rig *r, size_t pos)
 	cow_sim_log_start(r->sim, RIG_OVER);
 }
 
-TEST(life_after_life)
+static void lives(const char *what, const struct rig_cfg *cfg)
 {
-	struct rig_cfg cfg = { .seed = test_rand(), .base_size = COW_MIB(2) + 123 };
-	unsigned lives = rig_full() ? 400 : 60;
+	unsigned n = rig_full() ? 400 : 50;
 	struct rig r;
 	size_t pos;
 
-	rig_init(&r, &cfg);
-	for (unsigned i = 0; i < lives; i++) {
+	rig_init(&r, cfg);
+	for (unsigned i = 0; i < n; i++) {
 		/* Power fails at @pos; the close behind it happens to the old disk only. */
 		r.c = rig_open(&r, RIG_OVER, COW_OPEN_WRITE);
-		workload(&r, 1 + (unsigned)rig_rand(&r, 60));
+		if (rig_rand(&r, 2))
+			workload(&r, 1 + (unsigned)rig_rand(&r, 60));
+		else
+			resizing_workload(&r, 1 + (unsigned)rig_rand(&r, 60));
 		if (rig_rand(&r, 4) == 0)
 			rig_must(&r, &(struct rig_op){ .kind = RIG_FLUSH });
 		pos = cow_sim_log_len(r.sim, RIG_OVER);
 		CHECK_EQ(cow_chain_close(r.c), 0);
-		next_life(&r, pos);
+		next_life(&r, pos - rig_rand(&r, cow_min(pos, 8) + 1));
 		r.c = NULL;
 	}
-	printf("lives: seed %llu, %u crashes of one image, 0 failures\n",
-	       (unsigned long long)cfg.seed, lives);
+	printf("lives, %s: seed %llu, %u crashes of one image, 0 failures\n", what,
+	       (unsigned long long)cfg->seed, n);
 	rig_free(&r);
+}
+
+TEST(life_after_life)
+{
+	struct rig_cfg cfg = {
+		.seed = test_rand(), .base_size = COW_MIB(1) + 123, .cap = COW_MIB(2),
+	};
+
+	lives("file", &cfg);
+	cfg.blkdev = true;
+	lives("device", &cfg);
 }
 
 /* ---- committing: two files change ---- */

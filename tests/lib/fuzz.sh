@@ -6,11 +6,12 @@
 #
 # usage: fuzz.sh NAME...
 # environment: BUILD (the plain build; the targets are in $BUILD-fuzz),
-#              FUZZ_RUNS, FUZZ_RSS_MB, SEED
+#              FUZZ_RUNS, FUZZ_RSS_MB, SEED, FUZZ_SECONDS (stop a target then, with fewer
+#              executions; 0: never)
 set -eu
 cd "$(dirname "$0")/../.."
 
-: "${FUZZ_RUNS:=1000000}" "${FUZZ_RSS_MB:=2048}" "${SEED:=1}"
+: "${FUZZ_RUNS:=1000000}" "${FUZZ_RSS_MB:=2048}" "${SEED:=1}" "${FUZZ_SECONDS:=0}"
 ASAN_OPTIONS=${ASAN_OPTIONS:-detect_odr_violation=0:detect_leaks=1}
 COW_PLUGIN_DIR=$BUILD-fuzz/lib/cow
 export ASAN_OPTIONS COW_PLUGIN_DIR
@@ -22,7 +23,7 @@ for name; do
 	mkdir -p "$work" "$BUILD-fuzz/findings"
 	[ ! -d "tests/fuzz/corpus/$name" ] || cp -r "tests/fuzz/corpus/$name/." "$work/"
 	log=$BUILD-fuzz/$name.log
-	if "$bin" -runs="$FUZZ_RUNS" -seed="$SEED" -rss_limit_mb="$FUZZ_RSS_MB" -timeout=25 \
+	if "$bin" -runs="$FUZZ_RUNS" -seed="$SEED" -max_total_time="$FUZZ_SECONDS" -rss_limit_mb="$FUZZ_RSS_MB" -timeout=25 \
 	   -max_len=65536 -print_final_stats=1 -artifact_prefix="$BUILD-fuzz/findings/$name-" \
 	   "$work" >"$log" 2>&1; then
 		ran=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
