@@ -57,6 +57,8 @@ static void start(void)
 	}
 	if (access("/dev/fuse", R_OK | W_OK))
 		test_skip("no access to /dev/fuse");
+	if (access(TEST_BUILD "/bin/cowd", X_OK))
+		test_skip("cowd was not built");
 	snprintf(dir, sizeof(dir), "%s", env ? env : "/tmp/cow-control-test");
 	if (!env)
 		setenv("COW_RUN_DIR", dir, 1);
