@@ -27,6 +27,9 @@ test	python3	cmd python3
 test	jq	cmd jq
 test	mandoc	cmd mandoc
 test	strace	cmd strace
+test	fio	cmd fio
+test	stress-ng	cmd stress-ng
+test	fdisk	cmd sfdisk
 test	valgrind	cmd valgrind
 test	clang	cmd clang
 test	libclang-rt-dev	fuzzer clang

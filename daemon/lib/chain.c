@@ -178,7 +178,8 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 		      bool write, struct cow_err *err)
 {
 	const struct cow_format *fmt = l->img.fmt;
-	uint64_t bytes = fmt->verify || fmt->seal ? c->cache_bytes : 0;
+	/* No more than the file has; the least, META_SLOTS_MIN, where a format has no metadata. */
+	uint64_t bytes = fmt->verify || fmt->seal ? cow_min(c->cache_bytes, l->file.size) : 0;
 	int rc;
 
 	l->img.path = l->path;
