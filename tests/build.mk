@@ -82,12 +82,15 @@ check-asan:
 	$(Q)$(MAKE) BUILD=$(BUILD)-asan SAN=address,undefined check-asan-now
 check-asan-now: test-bins
 	$(Q)FAULT=$${FAULT:-quick} $(RUN) $(RUN_BINS) $(RUN_SH)
+# Those that do more with FAULT=full.
+LONG_BINS := $(BUILD)/tests/fault/% $(BUILD)/tests/frontend/kill9
+LONG_SH   := tests/fault/% tests/frontend/mkfs.sh tests/scale/%
 check-fault:
 	$(Q)sh contrib/build/setup.sh build test
 	$(Q)$(MAKE) check-fault-now
 check-fault-now: test-bins
-	$(Q)FAULT=full TEST_TIMEOUT=$${TEST_TIMEOUT:-7200} $(RUN) $(filter $(BUILD)/tests/fault/%,$(RUN_BINS)) \
-	  $(filter tests/fault/%,$(RUN_SH))
+	$(Q)FAULT=full TEST_TIMEOUT=$${TEST_TIMEOUT:-7200} $(RUN) $(filter $(LONG_BINS),$(RUN_BINS)) \
+	  $(filter $(LONG_SH),$(RUN_SH))
 check-valgrind:
 	$(Q)sh contrib/build/setup.sh build test
 	$(Q)$(MAKE) check-valgrind-now

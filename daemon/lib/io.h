@@ -123,6 +123,12 @@ int cow_file_truncate(struct cow_file *f, uint64_t size);
 int cow_file_seek(struct cow_file *f, uint64_t off, bool data, uint64_t *ret);
 int cow_file_refresh(struct cow_file *f);
 uint64_t cow_file_allocated(struct cow_file *f);
+/* What every backend on real files has in common. */
+#define COW_FILE_OPS                                                         \
+	.open = cow_file_open, .close = cow_file_close,                      \
+	.publish = cow_file_publish, .lock = cow_file_lock,                  \
+	.truncate = cow_file_truncate, .seek = cow_file_seek,                \
+	.refresh = cow_file_refresh, .allocated = cow_file_allocated
 /* The primitive of @cb by system call; @nowait: -EAGAIN rather than wait for a device. */
 ssize_t cow_file_primitive(struct cow_iocb *cb, bool nowait);
 

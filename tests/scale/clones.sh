@@ -12,7 +12,7 @@ n=20
 [ "${FAULT:-quick}" != full ] || n=200
 n=${CLONES:-$n}
 limit_kib=3072		# of anonymous memory each; more would be a leak or a cache per clone
-size=$((64 << 20))
+size=$((16 << 20))
 
 all() {
 	seq -f 'c%03.0f' 1 "$n"
@@ -41,7 +41,7 @@ done
 
 subtest "each shows the base"
 for c in $(all); do
-	cmp -n 8388608 "$COW_RUN_DIR/$c/disk" "$TMP/base" || fail "$c differs from the base"
+	cmp "$COW_RUN_DIR/$c/disk" "$TMP/base" || fail "$c differs from the base"
 done
 
 subtest "each keeps its own changes"
@@ -49,14 +49,14 @@ i=0
 for c in $(all); do
 	i=$((i + 1))
 	yes "this is $c" | head -c 300000 >"$TMP/mine"
-	dd if="$TMP/mine" of="$COW_RUN_DIR/$c/disk" bs=5000 seek=$((i * 40)) conv=notrunc,fsync status=none
+	dd if="$TMP/mine" of="$COW_RUN_DIR/$c/disk" bs=5000 seek=$((i * 15)) conv=notrunc,fsync status=none
 done
 i=0
 for c in $(all); do
 	i=$((i + 1))
 	yes "this is $c" | head -c 300000 >"$TMP/mine"
 	cp "$TMP/base" "$TMP/wanted"
-	dd if="$TMP/mine" of="$TMP/wanted" bs=5000 seek=$((i * 40)) conv=notrunc status=none
+	dd if="$TMP/mine" of="$TMP/wanted" bs=5000 seek=$((i * 15)) conv=notrunc status=none
 	cmp "$COW_RUN_DIR/$c/disk" "$TMP/wanted" || fail "$c is not the base with its own change"
 done
 [ "$(sha256sum <"$TMP/base")" = "$sum" ] || fail "the base changed"
