@@ -147,7 +147,8 @@ static void child_give_up_everything(void)
 	child_limit(RLIMIT_NOFILE, CHILD_FD_OUT + 1);
 	if (!geteuid() && (setgroups(0, NULL) || setgid(NOBODY) || setuid(NOBODY)))
 		_exit(3);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	/* Changing the user took the parent's death signal away. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		_exit(3);
 }
 
@@ -196,7 +197,6 @@ static int scan_child(void *arg, int out_fd)
 	char gpt[] = "gpt", dos[] = "dos", *types[] = { gpt, dos, NULL };
 	blkid_probe pr;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	alarm(SCAN_MS / 1000);
 	child_files(f->mountpoint, out_fd);
 	pr = blkid_new_probe();

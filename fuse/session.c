@@ -21,12 +21,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -361,7 +359,6 @@ static int drop_pages(void *arg, int out_fd)
 	const struct resize_note *note = arg;
 
 	(void)out_fd;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	for (unsigned i = 0; i < 2; i++)
 		fuse_lowlevel_notify_inval_inode(note->f->se, i ? VIEW_INO_LAYER0 : VIEW_INO_DISK,
 						 note->from, 0);

@@ -12,6 +12,7 @@
 #include <mntent.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -21,6 +22,7 @@
 #include "cow/log.h"
 #include "loopdev.h"
 
+#define LOCK_WAIT_MS	256	/* the last of the doubling waits for a lock: 511 ms in all */
 #define MOUNTS_STACKED 64	/* times a mount point is unmounted before we give up */
 
 extern char **environ;
@@ -47,6 +49,20 @@ static int lock_file(const char *path)
 			return fd;
 		close(fd);	/* its last owner removed it between our open and our lock */
 	}
+}
+
+/* A killed daemon's last threads and children hold the lock a little longer than it lives. */
+static int lock_file_patiently(const char *path)
+{
+	unsigned wait_ms = 1;
+	int fd = lock_file(path);
+
+	while (fd == -EWOULDBLOCK && wait_ms <= LOCK_WAIT_MS) {
+		poll(NULL, 0, (int)wait_ms);
+		wait_ms *= 2;
+		fd = lock_file(path);
+	}
+	return fd;
 }
 
 static void free_runstate(struct runstate *rs)
@@ -81,7 +97,7 @@ int runstate_acquire(const char *name, struct runstate **ret, struct cow_err *er
 		rc = cow_err_set(err, -ENOMEM, "%s: not enough memory", name);
 		goto fail;
 	}
-	rs->lock_fd = lock_file(lock);
+	rs->lock_fd = lock_file_patiently(lock);
 	if (rs->lock_fd < 0) {
 		rc = rs->lock_fd;
 		if (rc == -EWOULDBLOCK)

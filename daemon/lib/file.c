@@ -84,7 +84,7 @@ static bool is_blkdev(const char *path)
 	return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
 }
 
-int cow_file_refresh(struct cow_file *f)
+static int read_facts(struct cow_file *f)
 {
 	struct stat st;
 
@@ -109,6 +109,14 @@ int cow_file_refresh(struct cow_file *f)
 	f->ino = st.st_ino;
 	f->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
 	return 0;
+}
+
+/* fdatasync() may leave the time of the last write behind; who records that time needs it durable. */
+int cow_file_refresh(struct cow_file *f)
+{
+	if (fsync(f->fd))
+		return -errno;
+	return read_facts(f);
 }
 
 /* Learns which reads can be answered at once: RWF_NOWAIT is refused by some file systems. */
@@ -141,7 +149,7 @@ int cow_file_open(struct cow_io *io, const struct cow_open_spec *spec, struct co
 		rc = open_path(spec, flags);
 	if (rc >= 0) {
 		ret->fd = rc;
-		rc = cow_file_refresh(ret);
+		rc = read_facts(ret);
 	}
 	if (rc == 0 && fcntl(ret->fd, F_SETFL, 0))
 		rc = -errno;

@@ -263,7 +263,7 @@ struct sim_disk {
 	struct cow_list node;
 	char *name;
 	bool blkdev;
-	bool nameless;		/* created and not published, or replaced: goes with its last handle */
+	bool nameless;		/* not published, or replaced: goes with its last handle */
 	struct sim_state st;
 	uint64_t ino;
 	int64_t mtime_ns;

@@ -19,11 +19,12 @@ COW_EXPORT void cow_sim_free(struct cow_sim *s);
 
 /* A file of @size zero bytes; replaces an existing one. 0 or -ENOMEM. Sparse inside. */
 COW_EXPORT int cow_sim_add(struct cow_sim *s, const char *name, uint64_t size, bool blkdev);
-COW_EXPORT int cow_sim_read(struct cow_sim *s, const char *name, void *buf, size_t len, uint64_t off);
+COW_EXPORT int cow_sim_read(struct cow_sim *s, const char *name, void *buf, size_t len,
+			    uint64_t off);
 COW_EXPORT int cow_sim_write(struct cow_sim *s, const char *name, const void *buf, size_t len,
 			     uint64_t off);	/* durable at once, not logged */
 COW_EXPORT uint64_t cow_sim_size(struct cow_sim *s, const char *name);
-COW_EXPORT void cow_sim_remove(struct cow_sim *s, const char *name);	/* no-op for an unknown name */
+COW_EXPORT void cow_sim_remove(struct cow_sim *s, const char *name);	/* unknown: no-op */
 COW_EXPORT unsigned cow_sim_open_files(struct cow_sim *s);	/* 0 when nothing leaked */
 
 /* Queue operations and complete them in random order in poll(), instead of at once. */
@@ -34,10 +35,10 @@ struct cow_sim_fault {
 	uint64_t nth;		/* 0: none */
 	int error;		/* -EIO, -ENOSPC ...; 0: a short count (half) instead */
 	bool persistent;	/* every operation from nth on */
-	unsigned ops;		/* bit mask of (1 << enum cow_io_op); 0: all. Other ops do not count. */
+	unsigned ops;		/* mask of (1 << enum cow_io_op); 0: all. Others do not count. */
 };
 COW_EXPORT void cow_sim_set_fault(struct cow_sim *s, const struct cow_sim_fault *f);
-COW_EXPORT uint64_t cow_sim_op_count(struct cow_sim *s);	/* operations counted since the last set_fault */
+COW_EXPORT uint64_t cow_sim_op_count(struct cow_sim *s);	/* since the last set_fault */
 
 /*
  * The log of @name's writes, punches, truncates and syncs since cow_sim_log_start().
@@ -63,7 +64,8 @@ enum cow_sim_crash {
  * Builds the crash state of @name as a new file @as (not logged) in the machine @to (may be @s).
  * Its modification time is one that the file had; a sync makes it durable, too.
  */
-COW_EXPORT int cow_sim_crash(struct cow_sim *s, const char *name, size_t pos, enum cow_sim_crash how,
-			     uint64_t seed, struct cow_sim *to, const char *as);
+COW_EXPORT int cow_sim_crash(struct cow_sim *s, const char *name, size_t pos,
+			     enum cow_sim_crash how, uint64_t seed, struct cow_sim *to,
+			     const char *as);
 
 #endif

@@ -87,7 +87,7 @@ struct cow_io_ops {
 	int (*lock)(struct cow_file *f, bool write, struct cow_err *err);
 	int (*truncate)(struct cow_file *f, uint64_t size);
 	int (*seek)(struct cow_file *f, uint64_t off, bool data, uint64_t *ret);	/* as cow_img_seek() */
-	int (*refresh)(struct cow_file *f);	/* size and mtime anew */
+	int (*refresh)(struct cow_file *f);	/* size and mtime anew, both durable */
 	uint64_t (*allocated)(struct cow_file *f);	/* bytes the file occupies */
 
 	/*

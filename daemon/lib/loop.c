@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -337,6 +338,8 @@ static _Noreturn void child_main(int (*fn)(void *arg, int out_fd), void *arg, in
 {
 	sigset_t none;
 
+	/* It holds what the parent has open, locks too: it must not outlive it. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* The parent takes signals through the loop; the child has none. */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);

@@ -455,6 +455,8 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 	if (lower)
 		chain_fail(c, COW_MODE_FAIL, lower, "opening the base again");
 	rc = rc ? rc : lower;
+	if (rc == 0 && c->layers[1].file.io)
+		rc = c->io->ops->refresh(&c->layers[1].file);
 	if (rc == 0)
 		rc = cow_chain_identity(c, 1, &now);
 	if (rc == 0)

@@ -280,7 +280,9 @@ int dscow_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, s
 		.repair = flags & COW_CHECK_REPAIR,
 		.granules = dscow_granules(d, d->size),
 	};
-	uint64_t total = dscow_main_sectors(d) + d->ext_count, i = 0, shown = 0;
+	/* Where holes cannot be told apart, what lies behind the last sector in use is not looked at. */
+	uint64_t total = cow_img_is_blkdev(img, 0) ? dscow_sectors(d, d->size) :
+		dscow_main_sectors(d) + d->ext_count, i = 0, shown = 0;
 	int rc = check_headers(&ck);
 
 	while (i < total && rc == 0) {

@@ -205,10 +205,11 @@ static void child(struct bench *b, int fd, uint64_t seed, uint64_t ops, bool clo
 
 	for (uint64_t i = 0; i < ops; i++) {
 		uint64_t kind = rig_rand(&rng, 12);
-		struct note n = { .id = b->next_id + i, .n = 1 + (uint32_t)rig_rand(&rng, RUN_SECTORS) };
+		struct note n = { .id = b->next_id + i };
 
+		n.n = 1 + (uint32_t)rig_rand(&rng, RUN_SECTORS);
 		n.first = (uint32_t)rig_rand(&rng, SECTORS - n.n);
-		if (kind == 1) {	/* discard: whole granules, so that all of it becomes zeroes */
+		if (kind == 1) {	/* discard: whole granules, so that all become zeroes */
 			n.first -= n.first % per;
 			n.n = per * (1 + n.n / per % 4);
 			n.first = (uint32_t)cow_min(n.first, SECTORS - n.n);
@@ -241,7 +242,7 @@ static void hear(struct bench *b, const struct note *n)
 	b->pending.n = 0;
 }
 
-/* One life: starts a child and kills it when it has said @notes notes. Returns operations acknowledged. */
+/* Starts a child and kills it when it has said @notes notes. Returns operations acknowledged. */
 static uint64_t life(struct bench *b, uint64_t notes, uint64_t ops, bool close_it)
 {
 	uint64_t seed = test_rand(), heard = 0, acks = 0;
@@ -295,7 +296,7 @@ static void judge_sector(struct bench *b, uint64_t s, const uint64_t *got, bool 
 	     (unsigned long long)b->acked[s], (unsigned long long)got[0]);
 }
 
-/* Opens, checks, compares everything. @lossy: unflushed writes may be gone. Returns blocks adopted. */
+/* Opens, checks, compares. @lossy: unflushed writes may be gone. Returns blocks adopted. */
 static uint64_t judge(struct bench *b, uint32_t flags, bool lossy)
 {
 	static uint64_t buf[COW_MIB(1) / 8];
@@ -316,7 +317,7 @@ static uint64_t judge(struct bench *b, uint32_t flags, bool lossy)
 	return st.adopted_blocks;
 }
 
-/* Moves everything into the base: else soon every granule is present and no map changes any more. */
+/* Moves everything into the base: else soon all is present and no map changes any more. */
 static void empty_overlay(struct bench *b)
 {
 	struct cow_chain *c = open_chain(b, COW_OPEN_WRITE);
@@ -340,7 +341,7 @@ TEST(nothing_acknowledged_is_lost)
 		uint64_t mode = test_rand_below(8);
 
 		b.sync_io = test_rand_below(2);
-		if (mode == 0) {	/* by its own hand, between two operations; or a clean close */
+		if (mode == 0) {	/* by its own hand, between operations; or a clean end */
 			bool clean = test_rand_below(2);
 
 			acks += life(&b, UINT64_MAX, test_rand_below(200), clean);
@@ -358,8 +359,8 @@ TEST(nothing_acknowledged_is_lost)
 	}
 	judge(&b, COW_OPEN_WRITE, false);
 	CHECK(b.adopted > kills / 4);
-	printf("kill -9: seed %llu, %u kills (%u clean ends among them), %llu writes acknowledged, 0 lost; "
-	       "%llu blocks adopted\n", (unsigned long long)test_seed(), kills, closes,
+	printf("kill -9: seed %llu, %u kills (%u clean ends among them), %llu writes acknowledged, "
+	       "0 lost; %llu blocks adopted\n", (unsigned long long)test_seed(), kills, closes,
 	       (unsigned long long)acks, (unsigned long long)b.adopted);
 	bench_free(&b);
 }
@@ -460,7 +461,7 @@ TEST(not_of_this_image)
 	cow_log_set_level(COW_LOG_ERR);
 	bench_init(&b);
 	leave_map(&b, map);
-	/* The image is a copy: same header and session, another inode; with and without a map by its name. */
+	/* A copy: same header and session, another inode; with and without a map by its name. */
 	snprintf(copy, sizeof(copy), "%s/copy", b.dir);
 	copy_file(b.over, copy);
 	CHECK_EQ(rename(copy, b.over), 0);
@@ -474,7 +475,7 @@ TEST(not_of_this_image)
 	bench_free(&b);
 }
 
-/* Cut short or scribbled over: refused or ignored, never a crash, never believed beyond its file. */
+/* Cut short or scribbled over: refused or ignored, never a crash. */
 TEST(damaged)
 {
 	static struct bench b;

@@ -144,7 +144,7 @@ static void pick_job(struct bed *b, struct job *j, unsigned place)
 	j->req.virt = place_off(b, place) + j->lo;
 	j->req.len = len;
 	if (j->req.op == COW_OP_DISCARD) {
-		/* the ragged edges keep their contents; the last place ends with the disk, aligned */
+		/* the ragged edges keep their contents; the disk ends aligned */
 		j->lo = cow_round_up(j->lo, GRANULE);
 		j->hi = cow_max(j->lo, cow_round_down(j->hi, GRANULE));
 	}
@@ -294,7 +294,7 @@ static void judge_read(const struct bed *b, const struct job *j)
 {
 	for (uint64_t i = 0; i < j->req.len; i++)
 		if (!byte_ok(b, j, j->lo + i, j->data[i]))
-			FAIL("place %u: a read of %llu bytes at %llu returned what byte %llu never held",
+			FAIL("place %u: a read of %llu at %llu returned what byte %llu never held",
 			     j->place, (unsigned long long)j->req.len, (unsigned long long)j->lo,
 			     (unsigned long long)(j->lo + i));
 }

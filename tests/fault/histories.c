@@ -154,9 +154,9 @@ static void all_histories(uint32_t block, uint32_t granule, bool blkdev)
 			count += 2;
 		}
 	}
-	printf("%u KiB blocks, %u KiB granules, %s: seed %llu, %u histories, %llu images, 0 failures\n",
-	       block / 1024, granule / 1024, blkdev ? "device" : "file", (unsigned long long)cfg.seed, count,
-	       (unsigned long long)images);
+	printf("%u KiB blocks, %u KiB granules, %s: seed %llu, %u histories, %llu images, "
+	       "0 failures\n", block / 1024, granule / 1024, blkdev ? "device" : "file",
+	       (unsigned long long)cfg.seed, count, (unsigned long long)images);
 }
 
 TEST(four_kib_blocks)

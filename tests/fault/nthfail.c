@@ -83,8 +83,8 @@ static void judge_result(struct session *s, const char *step, int rc, uint64_t b
 		return;
 	s->errors++;
 	if (s->nth && s->harmless)
-		FAIL("%s at %llu: %s: %s, but nothing was lost", s->what, (unsigned long long)s->nth,
-		     step, strerror(-rc));
+		FAIL("%s at %llu: %s: %s, but nothing was lost", s->what,
+		     (unsigned long long)s->nth, step, strerror(-rc));
 	if (!struck && !lasting && !down)
 		FAIL("%s at %llu: %s: %s, but that did not fail", s->what,
 		     (unsigned long long)s->nth, step, strerror(-rc));
@@ -180,10 +180,7 @@ static uint64_t run(struct session *s, uint64_t seed, const struct cow_sim_fault
 	uint64_t n;
 
 	rig_init(&s->r, &cfg);
-	if (fault && !s->memory)
-		cow_sim_set_fault(s->r.sim, fault);
-	else
-		cow_sim_set_fault(s->r.sim, &(struct cow_sim_fault){ .ops = fault ? fault->ops : 0 });
+	cow_sim_set_fault(s->r.sim, fault);
 	allocs = 0;
 	alloc_nth = s->memory ? s->nth : 0;
 	alloc_persistent = s->persistent;

@@ -35,7 +35,9 @@ static void judge(struct rig *r, size_t pos, enum cow_sim_crash how, uint64_t se
 		FAIL("cut at %zu of %zu (%s, image seed %llu, workload seed %llu): %s", pos,
 		     cow_sim_log_len(r->sim, RIG_OVER), how_names[how], (unsigned long long)seed,
 		     (unsigned long long)r->cfg.seed, cow_err_text(&why, rc));
-	*(how == COW_SIM_PREFIX ? &t->prefix : how == COW_SIM_SYNCED ? &t->synced : &t->random) += 1;
+	t->prefix += how == COW_SIM_PREFIX;
+	t->synced += how == COW_SIM_SYNCED;
+	t->random += how == COW_SIM_RANDOM;
 }
 
 /* Every prefix, in order; then each interval between two syncs @per_epoch times. */
@@ -144,7 +146,8 @@ static void resizing_workload(struct rig *r, unsigned ops)
 		rig_random(r, &op, 1);
 		if (rig_rand(r, 16) == 0) {
 			op = (struct rig_op){ .kind = RIG_RESIZE };
-			op.len = 4096 + rig_rand(r, rig_rand(r, 3) ? COW_MIB(1) : r->cfg.cap - 4096);
+			op.len = rig_rand(r, 3) ? COW_MIB(1) : r->cfg.cap - 4096;
+			op.len = 4096 + rig_rand(r, op.len);
 			op.len -= op.len % 512;
 		}
 		rig_must(r, &op);
@@ -255,7 +258,8 @@ static uint64_t log_end(struct rig *r, const char *name)
 	return n ? cow_sim_log_seq(r->sim, name, n - 1) + 1 : 0;
 }
 
-static void judge_pair(struct rig *r, uint64_t seq, enum cow_sim_crash over, enum cow_sim_crash base)
+static void judge_pair(struct rig *r, uint64_t seq, enum cow_sim_crash over,
+		       enum cow_sim_crash base)
 {
 	uint64_t seed = rig_rand(r, UINT64_MAX);
 	struct cow_err why = { 0 };

@@ -46,7 +46,8 @@ static void final(const uint8_t *data, size_t size)
 static void narrow(const uint8_t *data, size_t size)
 {
 	char word[64], buf[40], before[40];
-	size_t n = cow_min(size, sizeof(word) - 1), room = 1 + (size ? data[0] % (sizeof(buf) - 1) : 0);
+	size_t n = cow_min(size, sizeof(word) - 1);
+	size_t room = 1 + (size ? data[0] % (sizeof(buf) - 1) : 0);
 
 	memcpy(word, data, n);
 	word[n] = 0;

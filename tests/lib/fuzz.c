@@ -12,8 +12,9 @@
 #include "dscow/dscow.h"
 
 #define PATCHES_MAX 16u
-#define LARGE_BLOCKS 250u	/* rare: their maps have 32,000 sectors, which a check looks at one by one */
+#define LARGE_BLOCKS 250u	/* rare: room for 32,000 map sectors, which a check looks at */
 #define RAW_MAX 65536u
+#define DEVICE_BYTES COW_MIB(64)	/* no holes to be told: a check reads the whole map */
 #define FILE_MAX (1ULL << 58)	/* above what any header may ask for */
 #define MAP_FIX_MAX 128u	/* map sectors whose hashes are put right */
 
@@ -167,7 +168,7 @@ struct cow_sim *fuzz_machine(struct fuzz_in *in)
 	cow_log_set_level((enum cow_log_level)0);
 	make_base(sim);
 	if (mode & FUZZ_BLKDEV)
-		FUZZ_CHECK(cow_sim_add(sim, FUZZ_IMAGE, COW_GIB(1), true) == 0);
+		FUZZ_CHECK(cow_sim_add(sim, FUZZ_IMAGE, DEVICE_BYTES, true) == 0);
 	if (!(mode & FUZZ_RECIPE) || !cook(sim, in, mode)) {
 		if (!(mode & FUZZ_BLKDEV))
 			FUZZ_CHECK(cow_sim_add(sim, FUZZ_IMAGE, 0, false) == 0);

@@ -29,7 +29,7 @@ size_t fuzz_bytes(struct fuzz_in *in, void *buf, size_t len);	/* how many there 
  */
 #define FUZZ_RECIPE	(1u << 0)	/* created by the library, then patched; else raw bytes */
 #define FUZZ_HEADER	(1u << 1)	/* put the right magic and hash into the header */
-#define FUZZ_MAP	(1u << 2)	/* put the right hashes into map sectors that are not empty */
+#define FUZZ_MAP	(1u << 2)	/* put the right hashes into map sectors with contents */
 #define FUZZ_SIZE	(1u << 3)	/* make the file as long as the header wants it */
 #define FUZZ_NO_BASE	(1u << 4)	/* recipe: without a base */
 #define FUZZ_MIRROR	(1u << 5)	/* copy the header over its backup */

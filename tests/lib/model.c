@@ -269,8 +269,8 @@ static int verify_run(struct model *m, struct cow_chain *c, uint64_t first, uint
 		uint64_t hash = XXH3_64bits(buf + i * MODEL_SECTOR, MODEL_SECTOR);
 
 		if (!sector_ok(m, first + i, before, pos, hash))
-			return cow_err_set(why, -EIO, "sector %llu (byte %llu, %u versions) holds a value "
-					   "that it must not hold",
+			return cow_err_set(why, -EIO, "sector %llu (byte %llu, %u versions) holds a "
+					   "value that it must not hold",
 					   (unsigned long long)(first + i),
 					   (unsigned long long)((first + i) * MODEL_SECTOR),
 					   m->sectors[first + i].n);
@@ -289,8 +289,8 @@ static int verify_unclaimed(struct cow_chain *c, uint64_t off, uint64_t end, str
 		if (r)
 			return cow_err_sys(why, r, "map at %llu", (unsigned long long)off);
 		if (layer == 0)
-			return cow_err_set(why, -EIO, "byte %llu is claimed by the overlay, but was "
-					   "never written", (unsigned long long)off);
+			return cow_err_set(why, -EIO, "byte %llu is claimed by the overlay, but "
+					   "was never written", (unsigned long long)off);
 		if (!e.len || e.len > end - off)
 			return cow_err_set(why, -EIO, "map at %llu answers a bad length",
 					   (unsigned long long)off);

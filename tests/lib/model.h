@@ -39,7 +39,7 @@ uint64_t model_size(const struct model *m);
 void model_begin(struct model *m, size_t pos, uint32_t flags);
 void model_write(struct model *m, uint64_t off, uint64_t len, const void *data);
 void model_zero(struct model *m, uint64_t off, uint64_t len);
-void model_discard(struct model *m, uint64_t off, uint64_t len);	/* whole granules become zeroes */
+void model_discard(struct model *m, uint64_t off, uint64_t len);	/* whole granules only */
 void model_resize(struct model *m, uint64_t size);
 void model_end(struct model *m, size_t pos, bool ok);
 /* A resize failed, and this is the size all the same. */
