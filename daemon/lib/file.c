@@ -138,7 +138,7 @@ int cow_file_open(struct cow_io *io, const struct cow_open_spec *spec, struct co
 	int flags = (spec->write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 	int rc;
 
-	*ret = (struct cow_file){ .io = io, .fd = -1, .writable = spec->write };
+	*ret = (struct cow_file){ .io = io, .fd = -1, .lock_fd = -1, .writable = spec->write };
 	ret->path = spec->beneath && spec->path[0] != '/' ?
 		cow_asprintf("%s/%s", spec->beneath, spec->path) : cow_strdup(spec->path);
 	if (!ret->path)
@@ -168,7 +168,9 @@ void cow_file_close(struct cow_file *f)
 {
 	if (f->fd >= 0)
 		close(f->fd);
-	f->fd = -1;
+	if (f->lock_fd >= 0)
+		close(f->lock_fd);
+	f->fd = f->lock_fd = -1;
 	cow_free(f->path);
 	f->path = NULL;
 }
@@ -291,9 +293,22 @@ static int lock_try(int fd, unsigned uses, unsigned denies, bool *ret_taken)
 	return rc;
 }
 
+static int open_lock_fd(const struct cow_file *f)
+{
+	char proc[64];
+	int fd;
+
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", f->fd);
+	fd = open(proc, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 /*
- * The kernel drops the files of a killed process's io_uring a little after the
- * process is gone; its successor must not fail for that, so it tries again.
+ * A lock lives as long as the opening it was taken through. An fdatasync that
+ * io_uring still has under way keeps the opening it works on, for seconds after
+ * its process was killed; so the locks are taken through another one, which
+ * nobody works on. Children of a killed process may hold that for a moment: its
+ * successor tries more than once.
  */
 int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 {
@@ -301,12 +316,17 @@ int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 	unsigned uses = PERM_READ | (write ? denies : 0);
 	unsigned wait_ms = 1;
 	bool taken;
-	int rc = lock_try(f->fd, uses, denies, &taken);
+	int rc;
+
+	f->lock_fd = open_lock_fd(f);
+	if (f->lock_fd < 0)
+		return cow_err_sys(err, f->lock_fd, "%s: cannot lock", f->path);
+	rc = lock_try(f->lock_fd, uses, denies, &taken);
 
 	while (rc == 0 && taken && wait_ms <= LOCK_WAIT_MS) {
 		poll(NULL, 0, (int)wait_ms);
 		wait_ms *= 2;
-		rc = lock_try(f->fd, uses, denies, &taken);
+		rc = lock_try(f->lock_fd, uses, denies, &taken);
 	}
 	if (rc)
 		return cow_err_sys(err, rc, "%s: cannot lock", f->path);

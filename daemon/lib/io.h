@@ -23,6 +23,7 @@ struct cow_file {
 	struct cow_io *io;
 	char *path;		/* as opened, for messages and for reopening */
 	int fd;			/* -1 in the simulator */
+	int lock_fd;		/* a second opening that holds the locks, see cow_file_lock(); or -1 */
 	void *sim;		/* the simulator's disk */
 	bool blkdev, writable;
 	bool nowait;		/* RWF_NOWAIT reads work */

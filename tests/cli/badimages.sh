@@ -176,8 +176,12 @@ else
 	part_skipped 'cannot mount a tmpfs: a full disk is not tried'
 fi
 
+# The build may lie where another user cannot go.
+mkdir -p tools/lib
+cp -r "$BUILD/bin" tools/
+cp -r "$BUILD/lib/cow" "$BUILD"/lib/libcow.so* tools/lib/
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null &&
-   nobody='setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all' &&
+   nobody="setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all env PATH=$PWD/tools/bin:$PATH" &&
    mkdir open && chmod 777 open && chmod 755 . && $nobody cowimg --version >/dev/null 2>&1; then
 	subtest no permission
 	cp --sparse=always good.dscow base.raw open/
