@@ -102,7 +102,9 @@ static struct view_slot *new_slot(struct cow_fuse *f, enum cow_op op, uint64_t v
 
 	if (!s)
 		return NULL;
-	s->op = op == COW_OP_READ ? VIEW_OP_READ : op == COW_OP_WRITE ? VIEW_OP_WRITE : VIEW_OP_PLAIN;
+	s->op = op == COW_OP_READ    ? VIEW_OP_READ
+		: op == COW_OP_WRITE ? VIEW_OP_WRITE
+				     : VIEW_OP_PLAIN;
 	s->req.op = op;
 	s->req.flags = 0;
 	s->req.virt = virt;
@@ -278,7 +280,8 @@ void view_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_
 struct seek_job {
 	struct view_job job;
 	unsigned layer;
-	uint64_t start, pos, end;	/* the file's place in the disk; where we are and its size, in the file */
+	uint64_t start;			/* of the file, in the disk */
+	uint64_t pos, end;		/* in the file */
 	bool hole;			/* what is looked for */
 };
 
@@ -291,7 +294,8 @@ static int seek_step(struct seek_job *j)
 
 	if (j->pos >= j->end)
 		return j->hole ? 1 : -ENXIO;	/* every file ends in a hole */
-	rc = cow_chain_extent(j->job.f->chain, j->layer, j->start + j->pos, j->end - j->pos, &ext, &layer);
+	rc = cow_chain_extent(j->job.f->chain, j->layer, j->start + j->pos, j->end - j->pos, &ext,
+			      &layer);
 	if (rc)
 		return rc;
 	if ((ext.kind == COW_HOLE) == j->hole)
@@ -351,7 +355,9 @@ void view_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
-	j->job = (struct view_job){ .f = f, .req = req, .step = seek_slice, .release = seek_release };
+	j->job = (struct view_job){
+		.f = f, .req = req, .step = seek_slice, .release = seek_release
+	};
 	j->layer = read_layer(h->file);
 	j->start = h->file->start;
 	j->pos = (uint64_t)off;

@@ -23,8 +23,8 @@ struct cow_fuse_cfg {
 	struct cow_dev *dev;
 	const char *mountpoint;		/* an existing folder */
 	bool writable;			/* else the mount is read-only */
-	bool shared;			/* others change the device too: do not trust cached pages */
-	const char *source;		/* shown as the source in the mount table; NULL: the device's name */
+	bool shared;			/* others change the device too: trust no cached page */
+	const char *source;		/* for the mount table; NULL: the device's name */
 	const char *mount_opts;		/* more "-o" options, comma separated; may be NULL */
 
 	/*

@@ -243,7 +243,9 @@ static bool take_line(const char **line, const char *end, uint64_t disk, struct 
 	/* One that reaches past the end, or one too many, is left out by the caller. */
 	if (index > VIEW_PARTS || start >= disk || len > disk - start)
 		index = len = 0;
-	*n = (struct view_node){ .kind = VIEW_PART, .index = (unsigned)index, .start = start, .len = len };
+	*n = (struct view_node){
+		.kind = VIEW_PART, .index = (unsigned)index, .start = start, .len = len
+	};
 	snprintf(n->name, sizeof(n->name), "p%u", n->index);
 	return true;
 }
@@ -301,7 +303,8 @@ static void install(struct cow_fuse *f, struct view_node *nodes, unsigned n)
 	}
 	p->table++;
 	for (unsigned i = 0; i < n; i++)
-		nodes[i].ino = VIEW_INO_PART0 + (fuse_ino_t)p->table * VIEW_INO_TABLE + nodes[i].index;
+		nodes[i].ino =
+			VIEW_INO_PART0 + (fuse_ino_t)p->table * VIEW_INO_TABLE + nodes[i].index;
 	cow_free(p->nodes);
 	p->nodes = nodes;
 	p->n = n;
@@ -334,7 +337,8 @@ static void scan_done(void *opaque, int status, const char *out, size_t len)
 				"not read: not enough memory";
 	}
 	if (f->parts.problem && !f->dead)
-		cow_log_limited(COW_LOG_WARN, "%s: partition table %s", f->mountpoint, f->parts.problem);
+		cow_log_limited(COW_LOG_WARN, "%s: partition table %s", f->mountpoint,
+				f->parts.problem);
 	if (n <= 0) {
 		cow_free(nodes);
 		nodes = NULL;
@@ -353,7 +357,8 @@ static void scan_late(void *opaque, uint32_t events)
 	struct cow_fuse *f = opaque;
 
 	(void)events;
-	cow_log_limited(COW_LOG_WARN, "%s: reading the partition table takes too long", f->mountpoint);
+	cow_log_limited(COW_LOG_WARN, "%s: reading the partition table takes too long",
+			f->mountpoint);
 	answer_all(f);
 }
 

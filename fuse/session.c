@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * One mount: its session with the kernel, the loop that receives requests, and
- * the buffers and slots they use. What a request means is in data.c and tree.c.
+ * One view: its life, the handler that receives requests, and the buffers and
+ * slots they use. What a request means is in data.c and tree.c; how the mount
+ * comes about, in mount.c.
  *
  * Receiving. /dev/fuse is read here instead of by fuse_session_receive_buf():
  * the payload of a write then starts on a page, and the buffer can change hands
- * without a copy. A client that waits for each answer (depth 1) never has a
- * second request ready, so trying to read one would only cost a system call
- * that says EAGAIN; with many clients, draining saves a wait per request. So a
- * wake-up takes one request, now and then tries for a second, and drains for as
- * long as draining finds more than one.
+ * without a copy. A wake-up reads until there is nothing more. Even with one
+ * client that waits for each answer that is the faster way: on another CPU it
+ * has often sent its next request by the time our reply call returns, and a
+ * read that finds nothing costs less than a sleep that was not needed.
+ *
+ * While too much is in flight nothing is received, not even a question for a
+ * size: a paused device with VIEW_SLOTS requests waiting answers nobody until it
+ * is resumed.
  *
  * Memory. Buffers are large but only touched where used. They are handed out
  * last in, first out, so that small requests stay on few warm pages; a timer
@@ -19,15 +23,9 @@
 #include "fuse/view.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/fuse.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -36,10 +34,9 @@
 /* A write's payload starts on the page behind its headers. */
 #define RX_HEADERS (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 #define BUF_HEAD 4096u
-#define BUF_KEEP 16384u		/* stays resident in an idle buffer: small requests need no page fault */
+#define BUF_KEEP 16384u		/* stays resident in an idle buffer, for small requests */
 #define SLOTS_AT_START 8
-#define DRAIN_MAX 64		/* requests a wake-up takes at most: other sources want their turn */
-#define PROBE_EVERY 8		/* a shallow wake-up in so many tries for a second request */
+#define DRAIN_MAX 64		/* requests per wake-up, at most: other sources want their turn */
 #define TRIM_MS 1000
 #define JOB_PAUSE_MS 1
 
@@ -91,7 +88,7 @@ static void buf_trim(struct view_buf *b)
 	from = cow_round_up(from, page);
 	to = cow_round_down(to, page);
 	if (from < to)
-		(void)madvise((void *)from, to - from, MADV_DONTNEED);	/* advice: failing is no harm */
+		(void)madvise((void *)from, to - from, MADV_DONTNEED);	/* only advice */
 }
 
 static void on_trim(void *opaque, uint32_t events)
@@ -257,27 +254,17 @@ static int receive_one(struct cow_fuse *f)
 static void on_request(void *opaque, uint32_t events)
 {
 	struct cow_fuse *f = opaque;
-	unsigned n = 0, max = 1;
 	int rc = 1;
 
-	if (f->deep)
-		max = DRAIN_MAX;
-	else if (++f->wakeups % PROBE_EVERY == 0)
-		max = 2;
 	view_get(f);
-	while (n < max) {
+	for (unsigned n = 0; n < DRAIN_MAX && rc > 0 && !f->dead; n++) {
 		/* EPOLLERR comes whatever we asked for: read on to see ENODEV. */
 		if (!can_receive(f) && !(f->rx && (events & EPOLLERR))) {
 			stop_receiving(f);
 			break;
 		}
 		rc = receive_one(f);
-		if (rc <= 0 || f->dead)
-			break;
-		n++;
 	}
-	if (n > 1 || max > 1)
-		f->deep = n > 1;
 	if (rc < 0)
 		session_ended(f);
 	view_put(f);
@@ -399,7 +386,8 @@ static void on_resized(struct cow_dev_watch *w, uint64_t size)
 	fuse_lowlevel_notify_inval_inode(f->se, VIEW_INO_LAYER0, -1, 0);
 	view_get(f);
 	if (cow_loop_child(f->loop, drop_pages, &note, pages_dropped, f)) {
-		cow_log(COW_LOG_WARN, "%s: cached pages behind the old end stay until the next open",
+		cow_log(COW_LOG_WARN,
+			"%s: cached pages behind the old end stay until the next open",
 			f->mountpoint);
 		view_put(f);
 	}
@@ -419,7 +407,8 @@ static void op_init(void *opaque, struct fuse_conn_info *c)
 	 * acknowledged write must be ours), O_TRUNC in open (refused by setattr),
 	 * invalidation by mtime (tree.c knows better what changed).
 	 */
-	c->want = c->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS);
+	c->want =
+		c->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS);
 }
 
 static struct fuse_lowlevel_ops view_ops(void)
@@ -435,183 +424,6 @@ static struct fuse_lowlevel_ops view_ops(void)
 
 	view_tree_ops(&ops);
 	return ops;
-}
-
-static void __attribute__((format(printf, 2, 0)))
-to_our_log(enum fuse_log_level level, const char *fmt, va_list ap)
-{
-	char line[256];
-
-	vsnprintf(line, sizeof(line), fmt, ap);
-	line[strcspn(line, "\n")] = '\0';
-	cow_log_limited(level <= FUSE_LOG_ERR ? COW_LOG_ERR : COW_LOG_DEBUG, "%s", line);
-}
-
-/* @text escaped for a comma separated list of mount options. */
-static char *escape_opt(const char *text)
-{
-	char *out = cow_zalloc(2 * strlen(text) + 1), *p = out;
-
-	for (; out && *text; text++) {
-		if (*text == ',' || *text == '\\')
-			*p++ = '\\';
-		*p++ = *text;
-	}
-	return out;
-}
-
-static char *mount_options(const struct cow_fuse_cfg *cfg)
-{
-	COW_CLEANUP_FREE char *name = escape_opt(cfg->source ? cfg->source : cow_dev_name(cfg->dev));
-
-	if (!name)
-		return NULL;
-	return cow_asprintf("fsname=%s,subtype=cowfuse,default_permissions,nosuid,nodev,%s%s%s", name,
-			    cfg->writable ? "rw" : "ro", cfg->mount_opts ? "," : "",
-			    cfg->mount_opts ? cfg->mount_opts : "");
-}
-
-/* libfuse and fusermount3 explain failures on stderr only: catch what they say. */
-static int catch_stderr(int *ret_saved)
-{
-	int fd = memfd_create("cow-mount", MFD_CLOEXEC);
-
-	*ret_saved = fd < 0 ? -1 : fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-	if (*ret_saved >= 0)
-		dup2(fd, STDERR_FILENO);
-	return fd;
-}
-
-/* Puts stderr back. @why gets the first line, without "PROGRAM: " in front. */
-static void release_stderr(int fd, int saved, char *why, size_t len)
-{
-	ssize_t n = 0;
-	char *p;
-
-	if (saved >= 0) {
-		dup2(saved, STDERR_FILENO);
-		close(saved);
-	}
-	if (fd >= 0) {
-		n = pread(fd, why, len - 1, 0);
-		close(fd);
-	}
-	why[n > 0 ? n : 0] = '\0';
-	why[strcspn(why, "\n")] = '\0';
-	for (const char *const *pre = (const char *const[]){ "fuse: ", "fusermount3: ", NULL }; *pre; pre++) {
-		p = strncmp(why, *pre, strlen(*pre)) ? NULL : why + strlen(*pre);
-		if (p)
-			memmove(why, p, strlen(p) + 1);
-	}
-}
-
-static int start_session(struct cow_fuse *f, const struct cow_fuse_cfg *cfg, struct cow_err *err)
-{
-	COW_CLEANUP_FREE char *opts = mount_options(cfg);
-	char prog[] = "cowfuse", dash_o[] = "-o", why[256];
-	char *argv[] = { prog, dash_o, opts, NULL };
-	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
-	struct fuse_lowlevel_ops ops = view_ops();
-	int caught, saved, rc;
-
-	if (!opts)
-		return cow_err_sys(err, -ENOMEM, "%s: cannot mount", f->mountpoint);
-	caught = catch_stderr(&saved);
-	f->se = fuse_session_new(&args, &ops, sizeof(ops), f);
-	rc = f->se ? fuse_session_mount(f->se, f->mountpoint) : -1;
-	release_stderr(caught, saved, why, sizeof(why));
-	fuse_opt_free_args(&args);
-	fuse_set_log_func(to_our_log);
-	if (rc)
-		return cow_err_set(err, -EIO, "%s: cannot mount: %s", f->mountpoint,
-				   *why ? why : "libfuse gave no reason");
-	f->fd = fuse_session_fd(f->se);
-	if (fcntl(f->fd, F_SETFD, FD_CLOEXEC) || fcntl(f->fd, F_SETFL, O_RDWR | O_NONBLOCK))
-		return cow_err_sys(err, -errno, "%s: /dev/fuse", f->mountpoint);
-	return 0;
-}
-
-/* Is what is mounted on @path one of ours? Its process is dead, so only the mount table can tell. */
-static bool ours_in_mountinfo(const char *path)
-{
-	FILE *in = fopen("/proc/self/mountinfo", "re");
-	char *line = NULL;
-	size_t cap = 0;
-	bool ours = false;
-
-	while (in && getline(&line, &cap, in) > 0) {
-		char where[4096];
-		const char *type = strstr(line, " - ");
-
-		/* The last line for a path is the topmost mount. Odd characters are escaped: no match. */
-		if (type && sscanf(line, "%*s %*s %*s %*s %4095s", where) == 1 && !strcmp(where, path))
-			ours = !strncmp(type, " - fuse.cowfuse ", 16);
-	}
-	free(line);
-	if (in)
-		fclose(in);
-	return ours;
-}
-
-static int detach(const char *path)
-{
-	char *argv[] = { (char[]){ "fusermount3" }, (char[]){ "-u" }, (char[]){ "-z" }, NULL, NULL };
-	int status;
-	pid_t pid;
-
-	if (!umount2(path, MNT_DETACH))
-		return 0;
-	if (errno != EPERM)
-		return -errno;
-	argv[3] = cow_strdup(path);
-	pid = argv[3] ? fork() : -1;
-	if (!pid) {
-		execvp(argv[0], argv);
-		_exit(127);
-	}
-	cow_free(argv[3]);
-	if (pid < 0 || waitpid(pid, &status, 0) < 0)
-		return -errno;
-	return status ? -EPERM : 0;
-}
-
-/* Sets f->mountpoint: absolute, since the process may change its folder later. */
-static int prepare_mountpoint(struct cow_fuse *f, const char *path, struct cow_err *err)
-{
-	struct statfs fs;
-	struct stat st;
-	char *real;
-	int rc;
-
-	/* Not stat(): of a dead mount, too, the kernel may still know the attributes. */
-	if (statfs(path, &fs) && errno == ENOTCONN) {
-		COW_CLEANUP_FREE char *abs = NULL;
-
-		if (*path == '/') {
-			abs = cow_strdup(path);
-		} else {
-			real = realpath(".", NULL);
-			abs = real ? cow_asprintf("%s/%s", real, path) : NULL;
-			free(real);
-		}
-		if (abs && ours_in_mountinfo(abs)) {
-			rc = detach(abs);
-			if (rc)
-				return cow_err_sys(err, rc, "%s: cannot take away the mount a dead cowfuse left",
-						   path);
-			cow_log(COW_LOG_INFO, "%s: took away the mount of a dead process", path);
-		}
-	}
-	if (stat(path, &st))
-		return cow_err_sys(err, -errno, "%s: cannot mount here", path);
-	if (!S_ISDIR(st.st_mode))
-		return cow_err_set(err, -ENOTDIR, "%s: cannot mount here: not a folder", path);
-	real = realpath(path, NULL);
-	f->mountpoint = real ? cow_strdup(real) : NULL;
-	free(real);
-	if (!f->mountpoint)
-		return cow_err_sys(err, -ENOMEM, "%s: cannot mount here", path);
-	return 0;
 }
 
 static int prepare_memory(struct cow_fuse *f)
@@ -635,6 +447,7 @@ static int prepare_memory(struct cow_fuse *f)
 
 int cow_fuse_mount(const struct cow_fuse_cfg *cfg, struct cow_fuse **ret, struct cow_err *err)
 {
+	const struct fuse_lowlevel_ops ops = view_ops();
 	struct cow_fuse *f = cow_zalloc(sizeof(*f));
 	int rc;
 
@@ -659,12 +472,10 @@ int cow_fuse_mount(const struct cow_fuse_cfg *cfg, struct cow_fuse **ret, struct
 	rc = cfg->writable && cow_dev_readonly(cfg->dev) ?
 		cow_err_set(err, -EROFS, "%s: cannot mount for writing: the device is read-only",
 			    cfg->mountpoint) : 0;
-	if (!rc)
-		rc = prepare_mountpoint(f, cfg->mountpoint, err);
 	if (!rc && prepare_memory(f))
 		rc = cow_err_sys(err, -ENOMEM, "%s: cannot mount", cfg->mountpoint);
 	if (!rc)
-		rc = start_session(f, cfg, err);
+		rc = view_mount(f, cfg, &ops, err);
 	if (!rc) {
 		f->src = cow_loop_fd(f->loop, f->fd, EPOLLIN, on_request, f);
 		if (!f->src)

@@ -19,7 +19,8 @@
 
 #define INFO_SCHEMA 1
 #define MAP_SCHEMA 1
-#define MAP_MAX COW_GIB(1)	/* bytes of a map.json: a limit for what one reader can fill a disk with */
+#define MAP_STEP COW_GIB(64)	/* of the disk: what is walked between two looks at the clock */
+#define MAP_MAX COW_GIB(1)	/* bytes of a map.json: one reader must not fill a disk */
 
 /* An unlinked file to write to; -errno. */
 static int spool(bool large)
@@ -76,7 +77,8 @@ static int make_short(struct cow_fuse *f, const struct view_node *n)
 	if (fd < 0)
 		return fd;
 	out = stream_on(fd);
-	kv = !out ? NULL : cow_kv_new(out, n->kind == VIEW_INFO ? COW_KV_JSON : COW_KV_TEXT, INFO_SCHEMA);
+	kv = !out ? NULL
+		  : cow_kv_new(out, n->kind == VIEW_INFO ? COW_KV_JSON : COW_KV_TEXT, INFO_SCHEMA);
 	rc = kv ? 0 : -ENOMEM;
 	if (kv && n->kind == VIEW_INFO)
 		write_info(f, kv);
@@ -115,13 +117,25 @@ struct map_job {
 	struct cow_kv *kv;
 	FILE *out;
 	uint64_t pos;
+	struct cow_extent ext;		/* found, and perhaps longer than known yet; len 0: none */
+	unsigned layer;
 };
 
-static void opened(fuse_req_t req, struct cow_fuse *f, struct view_handle *h)
+static void opened(fuse_req_t req, struct view_handle *h)
 {
 	h->size = size_of(h->fd);
 	h->file->text_size = h->size;
-	view_reply_open(req, f, h, FOPEN_DIRECT_IO);
+	view_reply_open(req, h, FOPEN_DIRECT_IO);
+}
+
+static void map_put(struct map_job *j)
+{
+	if (!j->ext.len)
+		return;
+	cow_kv_object(j->kv, NULL);
+	cow_chain_extent_kv(j->job.f->chain, &j->ext, j->layer, j->kv);
+	cow_kv_close(j->kv);
+	j->ext.len = 0;
 }
 
 /* 0: more to do, 1: all written, or -errno. */
@@ -133,15 +147,21 @@ static int map_step(struct map_job *j)
 	unsigned layer;
 	int rc;
 
-	if (j->pos >= end)
+	if (j->pos >= end) {
+		map_put(j);
 		return 1;
-	rc = cow_chain_next_extent(c, 0, j->pos, end, &ext, &layer);
+	}
+	rc = cow_chain_next_extent(c, 0, j->pos, cow_min(end, j->pos + MAP_STEP), &ext, &layer);
 	if (rc)
 		return rc;
-	cow_kv_object(j->kv, NULL);
-	cow_chain_extent_kv(c, &ext, layer, j->kv);
-	cow_kv_close(j->kv);
 	j->pos += ext.len;
+	if (j->ext.len && cow_extent_joins(&j->ext, j->layer, &ext, layer)) {
+		j->ext.len += ext.len;
+		return 0;
+	}
+	map_put(j);
+	j->ext = ext;
+	j->layer = layer;
 	return ftello(j->out) > (off_t)MAP_MAX ? -EFBIG : 0;
 }
 
@@ -174,7 +194,7 @@ static bool map_slice(struct view_job *job)
 	if (rc)
 		fuse_reply_err(job->req, -rc);
 	else
-		opened(job->req, job->f, j->h);
+		opened(job->req, j->h);
 	if (!rc)
 		j->h = NULL;
 	return true;
@@ -204,6 +224,7 @@ static void open_map(fuse_req_t req, struct cow_fuse *f, struct view_handle *h)
 	j->kv = j->out ? cow_kv_new(j->out, COW_KV_JSON, MAP_SCHEMA) : NULL;
 	if (!j->kv)
 		goto fail;
+	cow_kv_size(j->kv, "size", cow_chain_size(f->chain));
 	cow_kv_list(j->kv, "map");
 	j->job = (struct view_job){ .f = f, .req = req, .step = map_slice, .release = map_release };
 	j->h = h;
@@ -225,7 +246,7 @@ void view_text_open(fuse_req_t req, struct cow_fuse *f, struct view_handle *h)
 	}
 	h->fd = make_short(f, h->file);
 	if (h->fd >= 0) {
-		opened(req, f, h);
+		opened(req, h);
 		return;
 	}
 	fuse_reply_err(req, -h->fd);

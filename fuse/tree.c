@@ -56,8 +56,12 @@ int view_tree_init(struct cow_fuse *f)
 		fuse_ino_t ino;
 		const char *name;
 	} fixed[] = {	/* in order of enum view_kind */
-		{ VIEW_INO_ROOT, "" }, { VIEW_INO_DISK, "disk" }, { VIEW_INO_INFO, "info.json" },
-		{ VIEW_INO_MAP, "map.json" }, { VIEW_INO_STATS, "stats" }, { VIEW_INO_LAYERS, "layers" },
+		{ VIEW_INO_ROOT, "" },
+		{ VIEW_INO_DISK, "disk" },
+		{ VIEW_INO_INFO, "info.json" },
+		{ VIEW_INO_MAP, "map.json" },
+		{ VIEW_INO_STATS, "stats" },
+		{ VIEW_INO_LAYERS, "layers" },
 	};
 
 	clock_gettime(CLOCK_REALTIME, &f->mounted);
@@ -136,9 +140,13 @@ static void fill_attr(struct cow_fuse *f, struct view_node *n, const struct view
 {
 	mode_t mode = may_write(f, n) ? 0600 : 0400;
 
-	*st = (struct stat){ .st_ino = n->ino, .st_nlink = 1, .st_uid = geteuid(), .st_gid = getegid(),
+	*st = (struct stat){ .st_ino = n->ino,
+			     .st_nlink = 1,
+			     .st_uid = geteuid(),
+			     .st_gid = getegid(),
 			     .st_blksize = 4096 };
-	st->st_atim = st->st_mtim = st->st_ctim = is_constant(f, n) || is_dir(n) ? f->mounted : f->mtime;
+	st->st_atim = st->st_mtim = st->st_ctim =
+		is_constant(f, n) || is_dir(n) ? f->mounted : f->mtime;
 	if (is_dir(n)) {
 		st->st_mode = S_IFDIR | 0500;
 		st->st_nlink = n->kind == VIEW_ROOT ? 3 : 2;
@@ -293,7 +301,8 @@ static const struct view_node *dir_entry(struct cow_fuse *f, fuse_ino_t dir, uin
 	return n;
 }
 
-static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		       struct fuse_file_info *fi)
 {
 	struct cow_fuse *f = view_of(req);
 	struct view_buf *b = view_buf_get(f);
@@ -311,7 +320,8 @@ static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, s
 	while ((n = dir_entry(f, ino, i, &name))) {
 		struct stat st = { .st_ino = n->ino, .st_mode = is_dir(n) ? S_IFDIR : S_IFREG };
 
-		len = fuse_add_direntry(req, (char *)b->mem + used, size - used, name, &st, (off_t)++i);
+		len = fuse_add_direntry(req, (char *)b->mem + used, size - used, name, &st,
+					(off_t)++i);
 		if (len > size - used)
 			break;
 		used += len;
@@ -324,7 +334,8 @@ static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, s
 
 static bool overlap(const struct cow_fuse *f, const struct view_node *a, const struct view_node *b)
 {
-	return a->start < b->start + view_node_size(f, b) && b->start < a->start + view_node_size(f, a);
+	return a->start < b->start + view_node_size(f, b) &&
+	       b->start < a->start + view_node_size(f, a);
 }
 
 /* Is a file other than @n that shows some of the same bytes open for writing? */
@@ -371,12 +382,11 @@ void view_handle_free(struct view_handle *h)
 	cow_free(h);
 }
 
-void view_reply_open(fuse_req_t req, struct cow_fuse *f, struct view_handle *h, uint32_t flags)
+void view_reply_open(fuse_req_t req, struct view_handle *h, uint32_t flags)
 {
 	/* Not fuse_reply_open(): libfuse 3.14 has no name for some of the flags. */
 	struct fuse_open_out out = { .fh = (uintptr_t)h, .open_flags = flags };
 
-	(void)f;
 	/* An interrupted open gets no release. */
 	if (fuse_reply_buf(req, (const char *)&out, sizeof(out)))
 		view_handle_free(h);
@@ -390,7 +400,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct view_handle *h;
 	int e = 0;
 
-	/* Of fi->flags only the access mode counts; O_DIRECT is between the client and its kernel. */
+	/* Of fi->flags only the access mode counts; O_DIRECT is the kernel's affair. */
 	if (!n)
 		e = ESTALE;
 	else if (is_dir(n))
@@ -413,7 +423,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (is_text(n))
 		view_text_open(req, f, h);
 	else
-		view_reply_open(req, f, h, open_flags(f, n, write));
+		view_reply_open(req, h, open_flags(f, n, write));
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

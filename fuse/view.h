@@ -3,7 +3,8 @@
  * What the files of the FUSE front end share. One struct cow_fuse is one mount,
  * called a view here; everything runs on the loop's thread.
  *
- *	session.c  mount, unmount, the request loop, buffers and slots
+ *	session.c  life of a view, receiving requests, buffers and slots
+ *	mount.c    the mount point and the mount itself
  *	data.c     read, write, flush, zeroing, SEEK_DATA and SEEK_HOLE
  *	tree.c     names, attributes, open and the rules for aliases
  *	part.c     the partition table, read by a child without privileges
@@ -17,11 +18,11 @@
 
 #include "fuse/fuse.h"
 
-#define VIEW_IO_MAX (1u << 20)		/* largest read or write; the kernel's own limit is 256 pages */
+#define VIEW_IO_MAX (1u << 20)		/* largest read or write: the kernel's 256 pages */
 #define VIEW_SLOTS 128			/* requests in flight; more stay queued in the kernel */
-#define VIEW_BYTES (16u << 20)		/* bytes in flight, likewise: bounds the memory of a slow device */
+#define VIEW_BYTES (16u << 20)		/* bytes in flight, likewise: a bound for memory */
 #define VIEW_PARTS 256			/* partitions shown; GPT tables have 128 entries */
-#define VIEW_SLICE_NS 2000000u		/* longest stretch of map walking between two rounds of the loop */
+#define VIEW_SLICE_NS 2000000u		/* longest walk of a map in one turn of the loop */
 
 /* Inode numbers. A new partition table gets new ones: old cached pages must not show in it. */
 enum {
@@ -36,7 +37,16 @@ enum {
 	VIEW_INO_TABLE = 0x200,
 };
 
-enum view_kind { VIEW_ROOT, VIEW_DISK, VIEW_INFO, VIEW_MAP, VIEW_STATS, VIEW_LAYERS, VIEW_LAYER, VIEW_PART };
+enum view_kind {
+	VIEW_ROOT,
+	VIEW_DISK,
+	VIEW_INFO,
+	VIEW_MAP,
+	VIEW_STATS,
+	VIEW_LAYERS,
+	VIEW_LAYER,
+	VIEW_PART
+};
 
 struct view_node {
 	fuse_ino_t ino;
@@ -46,7 +56,7 @@ struct view_node {
 	char name[16];
 	unsigned opens, writers;
 	uint64_t own;			/* changes made through this file */
-	uint64_t seen;			/* changes made elsewhere when its cached pages were last good */
+	uint64_t seen;			/* changes elsewhere when its cached pages were last good */
 	uint64_t text_size;		/* INFO, MAP, STATS: bytes of the last one made */
 };
 
@@ -113,8 +123,6 @@ struct cow_fuse {
 	bool dead;			/* cow_fuse_unmount() was called */
 	bool ended;			/* the kernel ended the session */
 	bool stopped;			/* not receiving: too much in flight */
-	bool deep;			/* more than one request came per wake-up lately */
-	unsigned wakeups;
 
 	struct view_buf *rx;		/* receives the next request */
 	struct view_buf *free_bufs;
@@ -163,15 +171,23 @@ void view_receive_again(struct cow_fuse *f);	/* after a completion: room for mor
 void view_job_run(struct cow_fuse *f, struct view_job *job);
 uint64_t view_now_ns(void);	/* monotonic */
 
+/* ---- mount.c ---- */
+
+/* Sets f->mountpoint, ->se, ->fd; after a failure, too, the caller releases what is set. */
+int view_mount(struct cow_fuse *f, const struct cow_fuse_cfg *cfg,
+	       const struct fuse_lowlevel_ops *ops, struct cow_err *err);
+
 /* ---- data.c ---- */
 
-void view_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void view_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		  struct fuse_file_info *fi);
 void view_op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t off,
 		   struct fuse_file_info *fi);
 void view_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
 void view_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
 		       struct fuse_file_info *fi);
-void view_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+void view_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
+		   struct fuse_file_info *fi);
 
 /* ---- tree.c ---- */
 
@@ -180,7 +196,7 @@ void view_tree_free(struct cow_fuse *f);
 uint64_t view_node_size(const struct cow_fuse *f, const struct view_node *n);
 void view_reply_entry(fuse_req_t req, struct cow_fuse *f, struct view_node *n);	/* NULL: ENOENT */
 /* Ends an open. On failure, also of the reply itself, @h is released. */
-void view_reply_open(fuse_req_t req, struct cow_fuse *f, struct view_handle *h, uint32_t open_flags);
+void view_reply_open(fuse_req_t req, struct view_handle *h, uint32_t open_flags);
 void view_handle_free(struct view_handle *h);
 void view_tree_ops(struct fuse_lowlevel_ops *ops);	/* fills in what tree.c answers */
 

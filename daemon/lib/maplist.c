@@ -22,9 +22,8 @@ const char *cow_extent_kind_name(const struct cow_extent *ext)
 	}
 }
 
-/* Does @b, which starts where @a ends, say the same thing about the bytes that follow? */
-static bool joins(const struct cow_extent *a, unsigned a_layer, const struct cow_extent *b,
-		  unsigned b_layer)
+bool cow_extent_joins(const struct cow_extent *a, unsigned a_layer, const struct cow_extent *b,
+		      unsigned b_layer)
 {
 	if (a_layer != b_layer || a->kind != b->kind)
 		return false;
@@ -58,7 +57,7 @@ int cow_chain_next_extent(struct cow_chain *c, unsigned first, uint64_t virt, ui
 		if (r)
 			return r;
 		cow_assert(more.virt == next && more.len && more.len <= end - next);
-		if (!joins(&ext, layer, &more, more_layer))
+		if (!cow_extent_joins(&ext, layer, &more, more_layer))
 			break;
 		ext.len += more.len;
 	}

@@ -198,8 +198,9 @@ static void compare(const uint8_t *got, uint64_t off, uint64_t len, const char *
 		return;
 	for (uint64_t i = 0; i < len; i++)
 		if (got[i] != model[off + i])
-			fail("%s at %" PRIu64 "+%" PRIu64 ": byte %" PRIu64 " is %02x, must be %02x", how, off,
-			     len, off + i, got[i], model[off + i]);
+			fail("%s at %" PRIu64 "+%" PRIu64 ": byte %" PRIu64
+			     " is %02x, must be %02x",
+			     how, off, len, off + i, got[i], model[off + i]);
 }
 
 static void op_read(uint64_t off, uint64_t len)
@@ -212,7 +213,8 @@ static void op_read(uint64_t off, uint64_t len)
 	note("read %" PRIu64 " +%" PRIu64, off, ask);
 	n = pread(fd, buf, ask, (off_t)off);
 	if (n != (ssize_t)want)
-		fail("read gave %zd, not %" PRIu64 ": %s", n, want, n < 0 ? strerror(errno) : "short");
+		fail("read gave %zd, not %" PRIu64 ": %s", n, want,
+		     n < 0 ? strerror(errno) : "short");
 	compare(buf, off, want, "read");
 }
 
@@ -254,7 +256,8 @@ static void op_direct(uint64_t off, uint64_t len)
 		return;
 	if (write)
 		fill(len);
-	n = write ? pwrite(direct_fd, buf, len, (off_t)off) : pread(direct_fd, buf, len, (off_t)off);
+	n = write ? pwrite(direct_fd, buf, len, (off_t)off)
+		  : pread(direct_fd, buf, len, (off_t)off);
 	if (n != (ssize_t)len)
 		fail("direct I/O gave %zd: %s", n, n < 0 ? strerror(errno) : "short");
 	if (write)
@@ -270,7 +273,8 @@ static void op_map(uint64_t off, uint64_t len)
 	uint8_t *p;
 
 	note("map %s %" PRIu64 " +%" PRIu64, write ? "write" : "read", off, len);
-	p = mmap(NULL, off - from + len, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED, fd, (off_t)from);
+	p = mmap(NULL, off - from + len, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED, fd,
+		 (off_t)from);
 	if (p == MAP_FAILED)
 		fail("mmap: %s", strerror(errno));
 	compare(p + (off - from), off, len, "mapped read");
@@ -309,7 +313,8 @@ static void must_be_zero(uint64_t from, uint64_t to, const char *what)
 {
 	for (uint64_t i = from; i < to; i++)
 		if (model[i])
-			fail("%s: [%" PRIu64 ", %" PRIu64 ") is told to be a hole, but %" PRIu64 " holds data",
+			fail("%s: [%" PRIu64 ", %" PRIu64 ") is told to be a hole, but %" PRIu64
+			     " holds data",
 			     what, from, to, i);
 }
 
@@ -326,7 +331,8 @@ static void op_seek(uint64_t off)
 	must_be_zero(off, data < 0 ? size : (uint64_t)data, "SEEK_DATA");
 	hole = lseek(fd, (off_t)off, SEEK_HOLE);
 	if (hole < (off_t)off || (uint64_t)hole > size)
-		fail("SEEK_HOLE from %" PRIu64 " gave %lld: %s", off, (long long)hole, strerror(errno));
+		fail("SEEK_HOLE from %" PRIu64 " gave %lld: %s", off, (long long)hole,
+		     strerror(errno));
 	if ((uint64_t)hole < size) {
 		holes_seen++;
 		must_be_zero((uint64_t)hole, (uint64_t)hole + 1, "SEEK_HOLE");
@@ -446,7 +452,8 @@ int main(int argc, char **argv)
 		}
 	}
 	rng = seed;
-	printf("fsx: seed %" PRIu64 ", %" PRIu64 " operations, %" PRIu64 " restarts\n", seed, ops, restarts);
+	printf("fsx: seed %" PRIu64 ", %" PRIu64 " operations, %" PRIu64 " restarts\n", seed, ops,
+	       restarts);
 	run("start", path, initial);
 	open_file();
 	load_model();
@@ -465,7 +472,8 @@ int main(int argc, char **argv)
 		fail("holes were punched, and SEEK_HOLE never found one");
 	close_file();
 	run("end", NULL, NULL);
-	printf("fsx: %" PRIu64 " operations, %" PRIu64 " holes seen, size %" PRIu64 "\n", ops, holes_seen, size);
+	printf("fsx: %" PRIu64 " operations, %" PRIu64 " holes seen, size %" PRIu64 "\n", ops,
+	       holes_seen, size);
 	free(model);
 	free(buf);
 	return 0;

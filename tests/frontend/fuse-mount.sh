@@ -102,6 +102,16 @@ cowfuse -p raw "$odd" "$TMP/d,e f"
 cmp "$TMP/d,e f/disk" "$TMP/base"
 fusermount3 -u "$TMP/d,e f"
 
+subtest "killed, in a folder with an odd name, given in an odd way"
+(cd "$TMP" && cowfuse -p dscow -o rw "$img" "./d,e f/")
+kill -KILL $(server)
+wait_for 20 '! stat -f "$TMP/d,e f" >/dev/null 2>&1'
+(cd "$TMP/d,e f/.." && cowfuse -p dscow -o rw "$img" "d,e f//")
+cmp -s "$TMP/d,e f/disk" "$TMP/d,e f/layers/0" || fail "does not work"
+fusermount3 -u "$TMP/d,e f"
+! grep -qF "$TMP/d,e" /proc/mounts || fail "the dead mount is still there"
+wait_for 20 closed
+
 subtest "options of the format"
 cowfuse -p raw -o offset=4096,size=8192 "$TMP/base" "$mnt"
 [ "$(stat -c %s "$mnt/disk")" = 8192 ] || fail "size $(stat -c %s "$mnt/disk")"

@@ -103,7 +103,9 @@ static void prepare(uint64_t size)
 static void serve(uint64_t size, const char *opts)
 {
 	prepare(size);
-	CHECK_EQ(shell(TEST_BUILD "/bin/cowfuse -p raw -o '%s' '%s' '%s' >'%s.log' 2>&1", opts, img, mnt, img), 0);
+	CHECK_EQ(shell(TEST_BUILD "/bin/cowfuse -p raw -o '%s' '%s' '%s' >'%s.log' 2>&1", opts, img,
+		       mnt, img),
+		 0);
 	mounted = true;
 }
 
@@ -273,7 +275,8 @@ TEST(punched_and_zeroed_ranges)
 	CHECK(full.st_blocks >= empty.st_blocks + (blkcnt_t)(4 * MIB / 512));
 	CHECK_EQ(fallocate(fd, punch, (off_t)MIB, (off_t)MIB), 0);
 	CHECK_EQ(fallocate(fd, FALLOC_FL_ZERO_RANGE, (off_t)(2 * MIB) + 100, 1000), 0);
-	CHECK_EQ(fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)(3 * MIB) - 1, 2), 0);
+	CHECK_EQ(fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)(3 * MIB) - 1, 2),
+		 0);
 	memset(p, 0, MIB);
 	memset(p + MIB + 100, 0, 1000);
 	memset(p + 2 * MIB - 1, 0, 2);
@@ -286,7 +289,8 @@ TEST(punched_and_zeroed_ranges)
 	/* Over the end: a hole there is nothing, zeroes there would be growth. */
 	CHECK_EQ(fallocate(fd, punch, (off_t)(16 * MIB), (off_t)MIB), 0);
 	CHECK_EQ(fallocate(fd, punch, (off_t)(15 * MIB), (off_t)(2 * MIB)), 0);
-	CHECK(fallocate(fd, FALLOC_FL_ZERO_RANGE, (off_t)(15 * MIB), (off_t)(2 * MIB)) && errno == ENOSPC);
+	CHECK(fallocate(fd, FALLOC_FL_ZERO_RANGE, (off_t)(15 * MIB), (off_t)(2 * MIB)) &&
+	      errno == ENOSPC);
 	/* What is not offered. */
 	CHECK(fallocate(fd, 0, 0, 4096) && errno == EOPNOTSUPP);
 	CHECK(fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 4096) && errno == EOPNOTSUPP);
@@ -349,7 +353,9 @@ TEST(offsets_beyond_four_gib)
 	CHECK_EQ(pread(fd, buf, 4096, 123), 4096);
 	for (unsigned i = 0; i < 4096; i++)
 		CHECK_EQ(buf[i], 0);
-	CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(4 * GIB), (off_t)GIB), 0);
+	CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(4 * GIB),
+			   (off_t)GIB),
+		 0);
 	CHECK_EQ(pread(fd, buf, 4096, (off_t)(4 * GIB + 123)), 4096);
 	for (unsigned i = 0; i < 4096; i++)
 		CHECK_EQ(buf[i], 0);
@@ -494,7 +500,8 @@ TEST(long_maps)
 	close(fd);
 	/* The walk of a long map for a seek goes on in slices. */
 	fd = open_in("disk", O_RDWR);
-	CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)(63 * MIB)), 0);
+	CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)(63 * MIB)),
+		 0);
 	CHECK_EQ(lseek(fd, 0, SEEK_DATA), 63 * MIB);
 	close(fd);
 	free(p);
@@ -573,7 +580,8 @@ static _Noreturn void cold_reader(unsigned me, const uint8_t *want, uint64_t siz
 
 		if (pread(fd, p, MIB, (off_t)off) != (ssize_t)MIB || memcmp(p, want + off, MIB))
 			_exit(1);
-		if (pread(fd, p, 4096, (off_t)(off + 4096 * me)) != 4096 || memcmp(p, want + off + 4096 * me, 4096))
+		if (pread(fd, p, 4096, (off_t)(off + 4096 * me)) != 4096 ||
+		    memcmp(p, want + off + 4096 * me, 4096))
 			_exit(1);
 	}
 	_exit(0);
@@ -626,8 +634,10 @@ static void cold_writes(int fd, uint64_t size)
 			uint64_t off = base + i * 8192ull;
 
 			memset(page[i], (int)(off >> 13 & 0xff), 512);
-			cb[i] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (uint32_t)fd,
-					       .aio_buf = (uintptr_t)page[i], .aio_nbytes = 512,
+			cb[i] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE,
+					       .aio_fildes = (uint32_t)fd,
+					       .aio_buf = (uintptr_t)page[i],
+					       .aio_nbytes = 512,
 					       .aio_offset = (int64_t)off + 1024 };
 			list[i] = &cb[i];
 		}
@@ -652,7 +662,9 @@ TEST(writes_that_have_to_wait)
 	close(fd);
 	CHECK_EQ(shell(TEST_BUILD "/bin/dscow_tool -c '%s' '%s' >/dev/null", over, img), 0);
 	make_cold();
-	CHECK_EQ(shell(TEST_BUILD "/bin/cowfuse -p dscow -o rw '%s' '%s' >'%s.log' 2>&1", over, mnt, img), 0);
+	CHECK_EQ(shell(TEST_BUILD "/bin/cowfuse -p dscow -o rw '%s' '%s' >'%s.log' 2>&1", over, mnt,
+		       img),
+		 0);
 	mounted = true;
 	fd = open_in("disk", O_RDWR | O_DIRECT);
 	cold_writes(fd, size);

@@ -110,8 +110,13 @@ static void on_command(void *opaque, uint32_t events)
 
 static struct cow_fuse *view(struct server *s, const char *dir, bool writable, void (*gone)(void *))
 {
-	struct cow_fuse_cfg cfg = { .loop = s->loop, .dev = s->dev, .mountpoint = dir, .writable = writable,
-				    .shared = !writable, .unmounted = gone, .opaque = s };
+	struct cow_fuse_cfg cfg = { .loop = s->loop,
+				    .dev = s->dev,
+				    .mountpoint = dir,
+				    .writable = writable,
+				    .shared = !writable,
+				    .unmounted = gone,
+				    .opaque = s };
 	struct cow_err err = { 0 };
 	struct cow_fuse *f;
 

@@ -148,6 +148,9 @@ COW_EXPORT int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t vi
  */
 COW_EXPORT int cow_chain_next_extent(struct cow_chain *c, unsigned first, uint64_t virt,
 				     uint64_t end, struct cow_extent *ret, unsigned *ret_layer);
+/* Does @b, which starts where @a ends, continue it? For walks in pieces. */
+COW_EXPORT bool cow_extent_joins(const struct cow_extent *a, unsigned a_layer,
+				 const struct cow_extent *b, unsigned b_layer);
 /* An answer of that walk as members of @kv: start, length, depth, kind, and offset, file of data. */
 COW_EXPORT void cow_chain_extent_kv(struct cow_chain *c, const struct cow_extent *ext,
 				    unsigned layer, struct cow_kv *kv);
