@@ -64,16 +64,9 @@ static void on_done(struct cow_req *req, int result)
 
 static void submit_layer(struct cow_fuse *f, struct view_slot *s)
 {
-	/*
-	 * The device learns of the ring when it submits something itself. Until
-	 * then nobody would tell us that this read is complete: wait for it.
-	 */
-	bool blind = cow_chain_fd(f->chain) < 0;
-
 	f->layer_reads++;
 	cow_req_submit(f->chain, &s->req);
-	while (blind && f->submitting == s)
-		cow_chain_poll(f->chain, true);
+	cow_dev_attend(f->dev);
 }
 
 /* s->op and the request are set. Replies, now or later. */

@@ -16,6 +16,7 @@
 #include "engine.h"
 
 #define CACHE_DEFAULT	COW_MIB(8)	/* metadata of 248 GiB of dscow; of a layer below: less is used */
+#define ADOPT_BYTES	COW_MIB(64)	/* dirty metadata of a killed writer that a reader can take over */
 #define SAMPLES		16u		/* spread evenly over a base, first and last bytes included */
 #define SAMPLE_BYTES	4096u
 
@@ -30,6 +31,7 @@ void chain_fail(struct cow_chain *c, enum cow_chain_mode mode, int why, const ch
 		return;
 	c->mode = mode;
 	c->sticky = why;
+	vmap_spoil(&c->layers[0].meta.vmap);
 	cow_log(COW_LOG_ERR, "%s: %s failed (%s): %s until it is opened again", c->layers[0].path,
 		what, strerror(-why), mode == COW_MODE_RO ? "no more writes" : "no more I/O");
 }
@@ -196,6 +198,8 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 	cow_assert(cow_is_pow2(l->img.granule) && l->img.below_limit <= l->img.size);
 	if (!l->file.io)
 		return 0;
+	if (!write && l->img.session)	/* room for what a killed writer left, see meta_adopt() */
+		bytes = cow_max(bytes, ADOPT_BYTES);
 	rc = meta_init(&l->meta, &l->img, &l->file, bytes, c->persist && write && fmt->begin, err);
 	l->img.meta = &l->meta;
 	return rc ? rc : meta_adopt(&l->meta, write, err);

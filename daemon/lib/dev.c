@@ -140,6 +140,12 @@ static void watch_chain(struct cow_dev *d)
 		cow_chain_poll(d->chain, true);
 }
 
+void cow_dev_attend(struct cow_dev *d)
+{
+	if (!d->chain_src)
+		watch_chain(d);
+}
+
 static bool must_wait(const struct cow_dev *d, const struct cow_req *req)
 {
 	if (d->resizing)
@@ -157,8 +163,7 @@ static void dispatch(struct cow_dev *d, struct cow_req *req)
 	}
 	d->inflight++;
 	cow_req_submit(d->chain, req);
-	if (!d->chain_src)
-		watch_chain(d);
+	cow_dev_attend(d);
 }
 
 static int check(const struct cow_dev *d, const struct cow_req *req)

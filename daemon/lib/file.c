@@ -333,7 +333,8 @@ int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 	if (taken)
 		return cow_err_set(err, -EAGAIN, "%s: in use by another process, cannot open it for %s",
 				   f->path, write ? "writing" : "reading");
-	return 0;
+	rc = read_facts(f);	/* who held it until now may have changed them */
+	return rc ? cow_err_sys(err, rc, "%s", f->path) : 0;
 }
 
 int cow_file_truncate(struct cow_file *f, uint64_t size)

@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 
 #include "cow/log.h"
 #include "io.h"
@@ -90,7 +91,8 @@ static bool ring_queue(struct uring *u, struct cow_iocb *cb)
 		io_uring_prep_readv(sqe, cb->file->fd, cb->iov, (unsigned)cb->iovcnt, cb->off);
 	io_uring_sqe_set_data(sqe, cb);
 	u->in_ring++;
-	io_uring_submit(&u->ring);
+	while (io_uring_submit(&u->ring) < 0)	/* the kernel is short of memory: nobody else would try again */
+		poll(NULL, 0, 1);
 	return true;
 }
 

@@ -620,9 +620,14 @@ int meta_adopt(struct cow_meta *m, bool write, struct cow_err *err)
 	uint32_t n;
 	int rc;
 
-	if (session == 0 || m->files[0].fd < 0 ||
-	    vmap_find(&dead, m->files[0].dev, m->files[0].ino, session))
+	if (session == 0 || m->files[0].fd < 0)
 		return 0;
+	rc = vmap_find(&dead, m->files[0].dev, m->files[0].ino, session);
+	if (rc == -ENOENT)
+		return 0;
+	if (rc)
+		return cow_err_sys(err, rc, "%s: cannot look for the changes of a killed process",
+				   m->img->path);
 	n = count_dirty(&dead);
 	if (write)
 		rc = n ? replay(m, &dead) : 0;

@@ -429,6 +429,7 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 	struct cow_identity now;
 	char *path COW_CLEANUP_FREE = NULL;
 	const char *format;
+	uint64_t dev, ino;
 	int rc = need_writable(c, err), closed, lower;
 
 	if (rc)
@@ -437,13 +438,18 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 		return cow_err_set(err, -EINVAL, "%s: has no base to commit into", img->path);
 	path = cow_strdup(c->layers[1].path);
 	format = c->layers[1].img.fmt->name;
+	dev = c->layers[1].file.dev;
+	ino = c->layers[1].file.ino;
 	rc = path ? quiesce(c, err) : -ENOMEM;
 	if (rc)
 		return cow_err_set(err, rc, "%s: commit: %s", img->path, strerror(-rc));
 	chain_close_lower(c);
 	rc = open_base_for_commit(c, path, format, &m.base, err);
 	if (rc == 0) {
-		rc = chain_begin(c);
+		if (m.base->layers[0].file.dev != dev || m.base->layers[0].file.ino != ino)
+			rc = cow_err_set(err, -ESTALE, "%s: is another file than a moment ago", path);
+		if (rc == 0)
+			rc = chain_begin(c);
 		if (rc == 0)
 			rc = img->fmt->rebase(img, &img->backing, &img->identity, true, err);
 		if (rc == 0)
@@ -523,15 +529,45 @@ static int create_base(struct create *cr, struct cow_err *err)
 	return rc;
 }
 
+/* Who is to be replaced must not be in use. *ret stays locked (io set) until the new one has its name. */
+static int lock_replaced(struct create *cr, struct cow_io *io, struct cow_file *ret,
+			 struct cow_err *err)
+{
+	struct cow_open_spec spec = { .path = cr->cfg->path, .write = true };
+	struct cow_err ignored = { 0 };
+	int rc;
+
+	if (!cr->cfg->exist_ok)
+		return 0;
+	rc = io->ops->open(io, &spec, ret, &ignored);
+	ret->io = rc ? NULL : io;
+	if (rc == -ENOENT)
+		return 0;
+	if (rc)
+		return cow_err_set(err, rc, "%s", cow_err_text(&ignored, rc));
+	if (ret->blkdev) {	/* written in place: it is locked as the new image */
+		io->ops->close(ret);
+		ret->io = NULL;
+		return 0;
+	}
+	return io->ops->lock(ret, true, err);
+}
+
 static int create_file(struct create *cr, struct cow_io *io, struct cow_err *err)
 {
 	struct cow_open_spec spec = { .path = cr->cfg->path, .write = true, .create = true,
 				      .exist_ok = cr->cfg->exist_ok };
 	struct cow_layer l = { .img = { .fmt = cr->fmt, .path = cr->cfg->path } };
-	int rc = io->ops->open(io, &spec, &l.file, err);
+	struct cow_file old = { .fd = -1, .lock_fd = -1 };
+	int rc = lock_replaced(cr, io, &old, err);
 
-	if (rc)
+	if (rc == 0)
+		rc = io->ops->open(io, &spec, &l.file, err);
+	if (rc) {
+		if (old.io)
+			io->ops->close(&old);
 		return rc;
+	}
 	l.file.io = io;
 	rc = io->ops->lock(&l.file, true, err);
 	l.img.priv = rc == 0 ? cow_zalloc(cr->fmt->priv_size ? cr->fmt->priv_size : 1) : NULL;
@@ -543,6 +579,8 @@ static int create_file(struct create *cr, struct cow_io *io, struct cow_err *err
 		rc = io->ops->publish(&l.file, cr->cfg->exist_ok, err);
 	cow_free(l.img.priv);
 	io->ops->close(&l.file);
+	if (old.io)
+		io->ops->close(&old);
 	return rc;
 }
 

@@ -98,6 +98,13 @@ static void rd_wake(struct cow_waiter *w, int result)
 	rd_drive(rd);
 }
 
+/* It waited for an operation to be free: how the flush that woke it ended is not its business. */
+static void rd_wake_for_iocb(struct cow_waiter *w, int result)
+{
+	(void)result;
+	rd_wake(w, 0);
+}
+
 static void rd_io_done(struct cow_iocb *cb, int result)
 {
 	struct cow_rd *rd = cb->opaque;
@@ -120,6 +127,7 @@ static bool rd_data(struct cow_rd *rd, struct cow_layer *l, uint64_t phys, uint6
 	if (!cb) {
 		rd->pending++;
 		rd->waiting = true;
+		rd->wait.wake = rd_wake_for_iocb;
 		cow_list_add_tail(&rd->c->stalled, &rd->wait.node);
 		return false;
 	}
@@ -197,6 +205,7 @@ static bool rd_step(struct cow_rd *rd)
 	q.len = rd->seg = cow_min(rd->seg, l->img.size - v);
 	rc = chain_map(l, &q, &rd->pins, &map);
 	if (rc == -EAGAIN) {
+		rd->wait.wake = rd_wake;
 		rc = chain_wait(l, &rd->wait);
 		if (rc == 0)
 			return true;
@@ -244,7 +253,6 @@ int rd_start(struct cow_rd *rd, int *ret)
 	rd->err = 0;
 	rd->waiting = false;
 	rd->pins.n = 0;
-	rd->wait.wake = rd_wake;
 	if (!rd_run(rd))
 		return 0;
 	meta_unpin(&rd->pins);

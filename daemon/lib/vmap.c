@@ -59,12 +59,9 @@ static bool on_tmpfs(const char *dir)
 static char *vmap_dir(void)
 {
 	const char *env = secure_getenv("COW_VMAP_DIR");
-	const char *xdg = secure_getenv("XDG_RUNTIME_DIR");
 
 	if (env)
 		return cow_strdup(env);
-	if (geteuid() != 0 && xdg && on_tmpfs(xdg))
-		return cow_asprintf("%s/cowd-vmap", xdg);
 	if (geteuid() == 0 && on_tmpfs("/run"))
 		return cow_strdup("/run/cowd-vmap");
 	return cow_asprintf("/dev/shm/cowd-vmap-%u", (unsigned)geteuid());
@@ -217,6 +214,8 @@ int vmap_name(struct vmap *v, uint64_t session)
 		.slot_bytes = sizeof(struct vmap_slot),
 	};
 	read_boot_id(h->boot_id);
+	if (!h->boot_id[0])
+		return -EIO;	/* without it nobody could believe the map later */
 	if (v->name)
 		return 0;
 	dir = open_dir(true, NULL);
@@ -233,6 +232,12 @@ int vmap_name(struct vmap *v, uint64_t session)
 		rc = v->name ? 0 : -ENOMEM;
 	}
 	return rc;
+}
+
+void vmap_spoil(struct vmap *v)
+{
+	if (v->fd >= 0 && v->base)
+		((struct vmap_header *)v->base)->session = 0;
 }
 
 static bool believable(const struct vmap *v, uint64_t file_bytes, uint64_t session)
@@ -281,7 +286,7 @@ int vmap_find(struct vmap *v, uint64_t dev, uint64_t ino, uint64_t session)
 	*v = (struct vmap){ .fd = -1, .dev = dev, .ino = ino };
 	dir = open_dir(false, NULL);
 	if (dir < 0)
-		return -ENOENT;
+		return dir;
 	file_name(name, sizeof(name), dev, ino);
 	rc = find_in(v, dir, name, session);
 	close(dir);

@@ -54,6 +54,8 @@ int vmap_create(struct vmap *v, uint32_t nslots, bool persist, uint64_t dev, uin
 int vmap_reserve(struct vmap *v, uint32_t slot);
 /* Gives the file its name, for @session. Replaces a stale one. 0 or -errno. */
 int vmap_name(struct vmap *v, uint64_t session);
+/* What it holds must not be believed by a later opener: the data behind it may be lost. */
+void vmap_spoil(struct vmap *v);
 /* Releases the memory. @forget: the name too, nothing in it matters any more. */
 void vmap_destroy(struct vmap *v, bool forget);
 

@@ -73,7 +73,7 @@ static const char *bad_map(const struct dscow *d)
 			return "map extension without its feature bit";
 		return need > fits ? "map is too small for the size" : NULL;
 	}
-	if (d->ext_off % COW_META_BLOCK || d->ext_off < d->first_block + d->size ||
+	if (d->ext_off % (1ULL << d->granule_bits) || d->ext_off < d->first_block + d->size ||
 	    d->ext_off > DSCOW_SIZE_MAX * 2)
 		return "map extension is misplaced";
 	if (d->ext_first != fits || d->ext_count > DSCOW_SIZE_MAX / DSCOW_SECTOR ||

@@ -57,7 +57,7 @@ static int clear_tail(struct cow_image *img, const struct dscow *d)
 	uint64_t file = cow_img_file_size(img, 0);
 	uint64_t from = d->first_block + d->size;
 
-	end = cow_min(d->first_block + end, file);
+	end = cow_min(d->first_block + end, d->ext_count ? d->ext_off : file);
 	return from < end ? cow_img_punch(img, 0, from, end - from) : 0;
 }
 
@@ -75,8 +75,9 @@ static int move_extension(struct cow_image *img, const struct dscow *d, const st
 		rc = cow_img_seek(img, 0, off, true, &data);
 		if (rc == -ENXIO)
 			return 0;
-		if (rc == 0)
+		if (rc == 0)	/* else a block device, which cannot tell: every block is copied */
 			off = cow_max(off, cow_round_down(data, COW_META_BLOCK));
+		rc = 0;
 		if (off >= end)
 			break;
 		rc = cow_img_pread(img, 0, buf, cow_min(end - off, sizeof(buf)), off);
@@ -102,7 +103,8 @@ static int make_room(struct cow_image *img, const struct dscow *d, struct dscow 
 	next->ext_count = cow_round_up(need > fits ? need - fits : 1, COW_META_BLOCK / DSCOW_SECTOR);
 	/* Behind the new data and, so that both can exist, behind the old extension. */
 	from = cow_max(end, d->ext_count ? d->ext_off + d->ext_count * DSCOW_SECTOR : 0);
-	next->ext_off = cow_round_up(from, COW_META_BLOCK);
+	/* Not within the last granule: its tail is cleared when the image grows again. */
+	next->ext_off = cow_round_up(from, 1ULL << d->granule_bits);
 	end = next->ext_off + next->ext_count * DSCOW_SECTOR;
 	rc = file < end ? cow_img_truncate(img, 0, end) : 0;
 	if (rc == 0)

@@ -278,6 +278,14 @@ cowimg compare -f raw longer.raw ref.raw >said || status=$?
 expect_fail 'cowimg compare -f dscow -F raw over.dscow missing.raw' 'missing.raw'
 [ $status = 2 ] || fail "compare with nothing: status $status"
 
+subtest a map that continues behind the data survives growing, with large granules at odd ends
+cowimg create -q -f dscow -o block_size=64K,granule_size=64K far.dscow 1M
+cowimg resize -q -f dscow far.dscow 68719480832	# 64 GiB and 4 KiB: the map no longer fits in front
+cowimg write -f dscow -s 40G -l 65536 --pattern 7 far.dscow
+cowimg resize -q -f dscow far.dscow 75161931776
+cowimg read -f dscow -s 40G -l 65536 --pattern 7 far.dscow
+cowimg check -q -f dscow far.dscow
+
 subtest resize
 expect_fail 'cowimg resize -f dscow over.dscow -1000' '--shrink'
 misuse 'cowimg resize -f dscow over.dscow 1x' 'not a size'

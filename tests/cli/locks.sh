@@ -105,6 +105,7 @@ busy_cowimg
 busy_qemu
 base_shared
 expect_fail 'dscow_tool -c over.dscow base.raw' 'exists'
+expect_fail 'cowimg create --overwrite -f raw over.dscow 1M' 'over.dscow.*in use'
 drop_cowimg
 cowimg write -f dscow -l 1 --pattern 1 over.dscow
 

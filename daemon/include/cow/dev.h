@@ -43,6 +43,9 @@ COW_EXPORT void cow_dev_submit(struct cow_dev *d, struct cow_req *req);
 /* In cow_req.flags, of a FLUSH: goes ahead while paused or out of space, not during a resize. */
 #define COW_DEV_THROUGH (1u << 31)
 
+/* After using the chain directly: makes sure that what became asynchronous is attended to. */
+COW_EXPORT void cow_dev_attend(struct cow_dev *d);
+
 /* Raised at each completed change (write, zero, discard, resize): lets views know they are stale. */
 COW_EXPORT uint64_t cow_dev_changes(const struct cow_dev *d);
 
