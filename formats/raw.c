@@ -48,6 +48,8 @@ static int raw_open(struct cow_image *img, const struct cow_args *args, struct c
 	r->window = cow_args_str(args, "offset", NULL) || cow_args_str(args, "size", NULL);
 	img->size = size;
 	img->below_limit = size;
+	img->linear = true;
+	img->linear_shift = r->offset;
 	return 0;
 }
 

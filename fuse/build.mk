@@ -3,5 +3,6 @@
 # is also linked into cowd (daemon/build.mk).
 
 ifeq ($(HAVE_FUSE),yes)
-$(eval $(call program,cowfuse,$(if $(wildcard fuse/main.c),$(wildcard fuse/*.c)),$$(FUSE_LIBS) $$(BLKID_LIBS)))
+$(eval $(call program,cowfuse,$(if $(wildcard fuse/main.c),$(wildcard fuse/*.c)),$$(FUSE_LIBS)))
 endif
+$(eval $(call module,cowfuse-blkid,$(if $(filter yesyes,$(HAVE_FUSE)$(HAVE_BLKID)),fuse/module/blkid.c),$$(BLKID_LIBS)))

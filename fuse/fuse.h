@@ -27,6 +27,8 @@ struct cow_fuse_cfg {
 	const char *source;		/* for the mount table; NULL: the device's name */
 	const char *mount_opts;		/* more "-o" options, comma separated; may be NULL */
 
+	/* Files can be opened: the kernel has agreed on the protocol. Once. May be NULL. */
+	void (*ready)(void *opaque);
 	/*
 	 * The kernel ended the session ("umount", "fusermount3 -u", abort). May
 	 * call cow_fuse_unmount() on the spot. May be NULL.

@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -24,6 +23,7 @@
 
 #include "cow/log.h"
 #include "cow/opt.h"
+#include "cow/proc.h"
 #include "fuse/fuse.h"
 
 #define BACKING_DIRS 16		/* more would be a mistake in a script */
@@ -429,22 +429,6 @@ static int stop(struct app *a)
 	return rc;
 }
 
-/*
- * No terminal, and no signals meant for the shell's job. Not by setsid(): the
- * kernel's scheduler groups tasks by session (autogroup), and being in another
- * group than the client costs a small read a quarter of its time.
- */
-static void leave_terminal(void)
-{
-	int tty = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
-
-	setpgid(0, 0);
-	if (tty >= 0) {
-		ioctl(tty, TIOCNOTTY);
-		close(tty);
-	}
-}
-
 /* Messages go to the system log from now on: one datagram each, as cow_log writes them. */
 static void to_background(void)
 {
@@ -464,7 +448,7 @@ static void to_background(void)
 	if (log > STDERR_FILENO)
 		close(log);
 	cow_log_open("cowfuse", true);
-	leave_terminal();
+	cow_leave_terminal();
 	if (chdir("/"))
 		cow_log(COW_LOG_WARN, "/: %s", strerror(errno));
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "cow/log.h"
+#include "fuse/part-reader.h"
 
 #define SCAN_MS 10000	/* a scan that takes longer has found nothing */
 
@@ -101,7 +102,6 @@ void view_parts_stop(struct cow_fuse *f)
 
 #ifdef HAVE_BLKID
 
-#include <blkid.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <signal.h>
@@ -170,44 +170,36 @@ static void child_files(const char *mountpoint, int out_fd)
 		_exit(2);
 }
 
-static int child_print(blkid_partlist list)
+static int child_print(int number, int64_t start, int64_t sectors)
 {
 	char line[80];
-	int n = list ? blkid_partlist_numof_partitions(list) : 0;
+	int len = snprintf(line, sizeof(line), "%d %" PRId64 " %" PRId64 "\n", number, start,
+			   sectors);
 
-	for (int i = 0; i < n; i++) {
-		blkid_partition p = blkid_partlist_get_partition(list, i);
-		int len;
-
-		/* An extended partition only holds the logical ones. */
-		if (!p || blkid_partition_is_extended(p))
-			continue;
-		len = snprintf(line, sizeof(line), "%d %lld %lld\n", blkid_partition_get_partno(p),
-			       (long long)blkid_partition_get_start(p),
-			       (long long)blkid_partition_get_size(p));
-		if (write(CHILD_FD_OUT, line, (size_t)len) != len)
-			return 2;
-	}
-	return 0;
+	return write(CHILD_FD_OUT, line, (size_t)len) == len ? 0 : -EIO;
 }
 
 static int scan_child(void *arg, int out_fd)
 {
 	const struct cow_fuse *f = arg;
-	char gpt[] = "gpt", dos[] = "dos", *types[] = { gpt, dos, NULL };
-	blkid_probe pr;
+	const struct cow_module *module;
+	const struct part_reader *reader;
+	struct cow_err err = { 0 };
+	void *disk;
 
 	alarm(SCAN_MS / 1000);
 	child_files(f->mountpoint, out_fd);
-	pr = blkid_new_probe();
-	/* Asks for the size, which only the mounter may; it parses nothing yet. */
-	if (!pr || blkid_probe_set_device(pr, CHILD_FD_DISK, 0, 0))
+	/* Both before everything is given up: only the mounter may ask for the size. */
+	if (cow_module_load(PART_READER, sizeof(*reader), &module, &err)) {
+		cow_log(COW_LOG_WARN, "partition tables cannot be read: %s", err.msg);
+		return 2;
+	}
+	reader = (const struct part_reader *)module;
+	disk = reader->open(CHILD_FD_DISK);
+	if (!disk)
 		return 2;
 	child_give_up_everything();
-	if (blkid_probe_enable_superblocks(pr, 0) || blkid_probe_enable_partitions(pr, 1) ||
-	    blkid_probe_filter_partitions_type(pr, BLKID_FLTR_ONLYIN, types))
-		return 2;
-	return child_print(blkid_probe_get_partitions(pr));
+	return reader->read(disk, child_print) ? 2 : 0;
 }
 
 /* ---- the child's answer ---- */

@@ -248,7 +248,15 @@ static int receive_one(struct cow_fuse *f)
 	note_use(f, f->rx, (uint64_t)n);
 	buf.size = (size_t)n;
 	fuse_session_process_buf(f->se, &buf);
-	return fuse_session_exited(f->se) ? -1 : 1;
+	if (fuse_session_exited(f->se))
+		return -1;
+	if (f->greeted && f->ready) {
+		void (*ready)(void *opaque) = f->ready;
+
+		f->ready = NULL;
+		ready(f->opaque);
+	}
+	return 1;
 }
 
 static void on_request(void *opaque, uint32_t events)
@@ -397,7 +405,9 @@ static void on_resized(struct cow_dev_watch *w, uint64_t size)
 
 static void op_init(void *opaque, struct fuse_conn_info *c)
 {
-	(void)opaque;
+	struct cow_fuse *f = opaque;
+
+	f->greeted = true;
 	c->max_write = (unsigned)cow_min(c->max_write, VIEW_IO_MAX);
 	c->max_readahead = (unsigned)cow_min(c->max_readahead, VIEW_IO_MAX);
 	c->max_background = VIEW_SLOTS;
@@ -461,6 +471,7 @@ int cow_fuse_mount(const struct cow_fuse_cfg *cfg, struct cow_fuse **ret, struct
 	f->size = cow_dev_size(cfg->dev);
 	f->writable = cfg->writable;
 	f->shared = cfg->shared;
+	f->ready = cfg->ready;
 	f->unmounted = cfg->unmounted;
 	f->opaque = cfg->opaque;
 	cow_list_init(&f->handles);

@@ -113,6 +113,8 @@ struct cow_fuse {
 	struct cow_chain *chain;
 	char *mountpoint;
 	bool writable, shared;
+	void (*ready)(void *opaque);	/* NULL: told, or nobody wants to know */
+	bool greeted;			/* the kernel has said which protocol it speaks */
 	void (*unmounted)(void *opaque);
 	void *opaque;
 

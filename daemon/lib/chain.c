@@ -9,7 +9,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <sys/random.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "cow/log.h"
@@ -22,7 +21,7 @@
 
 void chain_assert_thread(const struct cow_chain *c)
 {
-	cow_assert(c->tid == gettid());
+	cow_assert(pthread_equal(c->thread, pthread_self()));
 }
 
 void chain_fail(struct cow_chain *c, enum cow_chain_mode mode, int why, const char *what)
@@ -431,7 +430,7 @@ static int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
 #else
 		ops = &cow_io_sync_ops;
 #endif
-	c->tid = gettid();
+	c->thread = pthread_self();
 	c->writable = cfg->flags & COW_OPEN_WRITE;
 	c->persist = cfg->persist;
 	c->data_dirty = c->writable;	/* a killed predecessor's writes may still be in the page cache */
@@ -521,6 +520,34 @@ unsigned cow_chain_depth(const struct cow_chain *c)
 struct cow_image *cow_chain_image(struct cow_chain *c, unsigned layer)
 {
 	return layer < c->n ? &c->layers[layer].img : NULL;
+}
+
+int cow_chain_file(struct cow_chain *c, unsigned layer, struct cow_chain_file *ret)
+{
+	const struct cow_file *f;
+
+	if (layer >= c->n || !c->layers[layer].file.io)
+		return -ENOENT;
+	f = &c->layers[layer].file;
+	*ret = (struct cow_chain_file){
+		.fd = f->fd, .blkdev = f->blkdev, .writable = f->writable, .dev = f->dev,
+		.ino = f->ino, .unit = f->direct, .path = f->path,
+	};
+	return 0;
+}
+
+int cow_chain_go_direct(struct cow_chain *c, struct cow_err *err)
+{
+	chain_assert_thread(c);
+	for (unsigned i = 0; i < c->n; i++) {
+		struct cow_file *f = &c->layers[i].file;
+		int rc = f->io && f->io->ops->direct ? f->io->ops->direct(f) : 0;
+
+		/* A file system keeps its page cache and direct I/O of others in step, a device does not. */
+		if (rc && (rc != -EOPNOTSUPP || f->blkdev))
+			return cow_err_sys(err, rc, "%s: direct I/O", c->layers[i].path);
+	}
+	return 0;
 }
 
 enum cow_chain_mode cow_chain_mode(const struct cow_chain *c)

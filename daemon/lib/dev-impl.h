@@ -47,6 +47,7 @@ struct cow_dev {
 
 	struct cow_list watches;
 	uint64_t changes;
+	bool external;
 
 	struct cow_op_stats op[COW_OPS];
 	uint64_t start_ns;

@@ -11,6 +11,7 @@ static const char *const op_names[COW_OPS] = {
 	[COW_OP_ZERO] = "zero",
 	[COW_OP_DISCARD] = "discard",
 	[COW_OP_FLUSH] = "flush",
+	[COW_OP_WRITTEN] = "written",
 };
 
 /* The chain's counters: one table for both outputs. */

@@ -30,7 +30,8 @@ uint64_t dev_now_ns(void)
 
 static bool is_change(enum cow_op op)
 {
-	return op == COW_OP_WRITE || op == COW_OP_ZERO || op == COW_OP_DISCARD;
+	return op == COW_OP_WRITE || op == COW_OP_ZERO || op == COW_OP_DISCARD ||
+	       op == COW_OP_WRITTEN;
 }
 
 /* ---- the hot path ---- */
@@ -428,9 +429,15 @@ bool cow_dev_readonly(const struct cow_dev *d)
 	return cow_chain_readonly(d->chain);
 }
 
-uint64_t cow_dev_changes(const struct cow_dev *d)
+uint64_t cow_dev_changes(struct cow_dev *d)
 {
+	d->changes += d->external;
 	return d->changes;
+}
+
+void cow_dev_set_external(struct cow_dev *d)
+{
+	d->external = true;
 }
 
 bool cow_dev_paused(const struct cow_dev *d)

@@ -7,6 +7,7 @@
 #define COW_LIB_ENGINE_H
 
 #include <assert.h>
+#include <pthread.h>
 
 #include "cow/chain.h"
 #include "io.h"
@@ -41,7 +42,7 @@ struct cow_rd {
 
 enum wr_state { WR_MAP, WR_HEAD, WR_TAIL, WR_IO, WR_COMMIT };
 
-/* WRITE, ZERO, DISCARD in flight. */
+/* WRITE, ZERO, DISCARD, WRITTEN in flight. */
 struct cow_wr {
 	enum wr_state state;
 	uint64_t pos;			/* bytes of the request done */
@@ -94,7 +95,7 @@ struct cow_flush {
 
 struct cow_chain {
 	struct cow_io *io;
-	int tid;
+	pthread_t thread;
 	struct cow_layer *layers;
 	unsigned n;
 	bool writable;

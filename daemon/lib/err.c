@@ -5,7 +5,6 @@
  */
 #include "cow/err.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
 #define LONGEST 8192	/* two paths of PATH_MAX; more is cut before it is shortened */
@@ -42,17 +41,24 @@ static size_t format(char *text, const char *fmt, va_list ap)
 	return n < LONGEST ? (size_t)n : LONGEST - 1;
 }
 
-int cow_err_set(struct cow_err *err, int code, const char *fmt, ...)
+int cow_err_vset(struct cow_err *err, int code, const char *fmt, va_list ap)
 {
 	char text[LONGEST];
-	va_list ap;
 
 	if (!err || err->code)
 		return code;
-	va_start(ap, fmt);
 	store(err->msg, text, format(text, fmt, ap));
-	va_end(ap);
 	err->code = code;
+	return code;
+}
+
+int cow_err_set(struct cow_err *err, int code, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	cow_err_vset(err, code, fmt, ap);
+	va_end(ap);
 	return code;
 }
 

@@ -13,7 +13,6 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
-#include <poll.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -21,6 +20,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "cow/proc.h"
 #include "io.h"
 
 #define LOCK_USES	100	/* QEMU: RAW_LOCK_PERM_BASE */
@@ -30,9 +30,9 @@
 #define PERM_RESIZE	(1u << 3)
 #define PERM_BITS	4
 
-#define LOCK_WAIT_MS	256	/* the last of the doubling waits between attempts: 511 ms in all */
-
 #define ZERO_CHUNK (256u << 10)	/* bytes written at once where holes cannot be punched */
+#define DIRECT_MAX 4096u	/* no device wants more than a page of alignment */
+#define BOUNCE_CHUNK (256u << 10)	/* bytes copied at once that do not fit direct I/O */
 
 static int open_path(const struct cow_open_spec *spec, int flags)
 {
@@ -314,7 +314,7 @@ int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 {
 	unsigned denies = PERM_WRITE | PERM_RESIZE;
 	unsigned uses = PERM_READ | (write ? denies : 0);
-	unsigned wait_ms = 1;
+	unsigned wait_ms = 0;
 	bool taken;
 	int rc;
 
@@ -323,11 +323,8 @@ int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 		return cow_err_sys(err, f->lock_fd, "%s: cannot lock", f->path);
 	rc = lock_try(f->lock_fd, uses, denies, &taken);
 
-	while (rc == 0 && taken && wait_ms <= LOCK_WAIT_MS) {
-		poll(NULL, 0, (int)wait_ms);
-		wait_ms *= 2;
+	while (rc == 0 && taken && cow_patience(&wait_ms))
 		rc = lock_try(f->lock_fd, uses, denies, &taken);
-	}
 	if (rc)
 		return cow_err_sys(err, rc, "%s: cannot lock", f->path);
 	if (taken)
@@ -371,17 +368,168 @@ uint64_t cow_file_allocated(struct cow_file *f)
 	return (uint64_t)st.st_blocks * 512;
 }
 
-static ssize_t write_zeroes(int fd, uint64_t off, uint64_t len)
+/* ---- direct I/O ---- */
+
+/* The unit that direct I/O on @fd asks for; 0 when there is none. */
+static uint32_t direct_unit(int fd, bool blkdev, uint64_t size)
 {
-	static const uint8_t zero[ZERO_CHUNK];
+	uint32_t unit = 512;
+	void *buf COW_CLEANUP_FREE = cow_memalign(DIRECT_MAX, DIRECT_MAX);
+	int sector;
+
+	if (!buf)
+		return 0;
+	if (blkdev && !ioctl(fd, BLKSSZGET, &sector))
+		unit = (uint32_t)sector;
+	/* Behind the end of a file nothing is checked: there the largest has to do. */
+	if (!cow_is_pow2(unit) || size < 2 * DIRECT_MAX)
+		unit = DIRECT_MAX;
+	while (unit <= DIRECT_MAX && pread(fd, buf, unit, (off_t)unit) < 0)
+		unit = errno == EINVAL ? unit * 2 : DIRECT_MAX + 1;
+	return unit <= DIRECT_MAX ? unit : 0;
+}
+
+int cow_file_direct(struct cow_file *f)
+{
+	if (f->direct)
+		return 0;
+	if (f->memory)
+		return -EOPNOTSUPP;
+	if (f->writable && fsync(f->fd))
+		return -errno;
+	if (f->blkdev)
+		ioctl(f->fd, BLKFLSBUF, 0);	/* needs a privilege; direct reads wait for what is dirty */
+	if (fcntl(f->fd, F_SETFL, O_DIRECT))
+		return errno == EINVAL ? -EOPNOTSUPP : -errno;
+	f->direct = direct_unit(f->fd, f->blkdev, f->size);
+	if (!f->direct) {
+		fcntl(f->fd, F_SETFL, 0);
+		return -EOPNOTSUPP;
+	}
+	f->nowait = false;	/* a direct read waits for the device, whatever it is told */
+	return 0;
+}
+
+bool cow_file_fits(const struct cow_iocb *cb)
+{
+	uint64_t bits = cb->off | cb->len;
+
+	if (!cb->file->direct || cb->op == COW_IO_SYNC || cb->op == COW_IO_PUNCH)
+		return true;
+	for (int i = 0; i < cb->iovcnt; i++)
+		bits |= (uintptr_t)cb->iov[i].iov_base | cb->iov[i].iov_len;
+	return (bits & (cb->file->direct - 1)) == 0;
+}
+
+/* Copies the first @n bytes between the pieces of @cb and @buf. */
+static void bounce_copy(const struct cow_iocb *cb, uint8_t *buf, uint64_t n, bool out)
+{
+	for (int i = 0; i < cb->iovcnt && n > 0; i++) {
+		uint64_t part = cow_min(n, cb->iov[i].iov_len);
+
+		if (out)
+			memcpy(cb->iov[i].iov_base, buf, part);
+		else
+			memcpy(buf, cb->iov[i].iov_base, part);
+		buf += part;
+		n -= part;
+	}
+}
+
+/* Fills @buf from @off on; what lies behind the file's end stays as it is. -errno or bytes. */
+static ssize_t read_whole(int fd, uint8_t *buf, uint64_t len, uint64_t off)
+{
+	ssize_t n;
+
+	do {
+		n = pread(fd, buf, len, (off_t)off);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+/*
+ * A write of less than the unit. A file system does that through its page cache, and
+ * keeps it in step with direct I/O; the end of a file stays where it is that way.
+ */
+static ssize_t write_buffered(struct cow_iocb *cb)
+{
+	int fd = cb->file->fd;
+	ssize_t n;
+
+	if (fcntl(fd, F_SETFL, 0))
+		return -errno;
+	n = pwritev(fd, cb->iov, cb->iovcnt, (off_t)cb->off);
+	n = n < 0 ? -errno : n;
+	fcntl(fd, F_SETFL, O_DIRECT);
+	return n;
+}
+
+/* A read or write that does not fit, or the first part of it. */
+static ssize_t bounce(struct cow_iocb *cb)
+{
+	uint64_t unit = cb->file->direct, lo = cow_round_down(cb->off, unit);
+	uint64_t len = cow_min(cb->len, BOUNCE_CHUNK - unit);
+	uint64_t span = cow_round_up(cb->off + len, unit) - lo;
+	bool ragged = lo != cb->off || span != len;
+	uint8_t *buf COW_CLEANUP_FREE = NULL;
+	ssize_t n;
+
+	if (cb->op == COW_IO_WRITE && ragged && !cb->file->blkdev)
+		return write_buffered(cb);
+	buf = cow_memalign(DIRECT_MAX, span);
+	if (!buf)
+		return -ENOMEM;
+	if (cb->op == COW_IO_READ || ragged) {
+		n = read_whole(cb->file->fd, buf, span, lo);
+		if (n < 0)
+			return n;
+		memset(buf + n, 0, span - (uint64_t)n);
+		n = (ssize_t)cow_min((uint64_t)n - cow_min((uint64_t)n, cb->off - lo), len);
+		if (cb->op == COW_IO_READ) {
+			bounce_copy(cb, buf + (cb->off - lo), (uint64_t)n, true);
+			return n;
+		}
+	}
+	bounce_copy(cb, buf + (cb->off - lo), len, false);
+	n = pwrite(cb->file->fd, buf, span, (off_t)lo);
+	if (n < 0)
+		return -errno;
+	return (uint64_t)n == span ? (ssize_t)len : -EIO;
+}
+
+static ssize_t transfer(struct cow_iocb *cb, bool nowait)
+{
+	int fd = cb->file->fd;
+	ssize_t n;
+
+	if (!cow_file_fits(cb))
+		return bounce(cb);
+	if (cb->op == COW_IO_WRITE)
+		n = pwritev(fd, cb->iov, cb->iovcnt, (off_t)cb->off);
+	else
+		n = preadv2(fd, cb->iov, cb->iovcnt, (off_t)cb->off, nowait ? RWF_NOWAIT : 0);
+	return n < 0 ? -errno : n;
+}
+
+/* ---- primitives ---- */
+
+static ssize_t write_zeroes(struct cow_file *f, uint64_t off, uint64_t len)
+{
+	static uint8_t zero[ZERO_CHUNK] __attribute__((aligned(DIRECT_MAX)));
 
 	while (len > 0) {
-		ssize_t n = pwrite(fd, zero, cow_min(len, sizeof(zero)), (off_t)off);
+		struct cow_iocb cb = {
+			.file = f, .op = COW_IO_WRITE, .off = off,
+			.len = cow_min(len, sizeof(zero)), .iovcnt = 1,
+		};
+		ssize_t n;
 
-		if (n < 0 && errno == EINTR)
+		cb.iov[0] = (struct iovec){ zero, cb.len };
+		n = transfer(&cb, false);
+		if (n == -EINTR)
 			continue;
 		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
+			return n < 0 ? n : -EIO;
 		off += (uint64_t)n;
 		len -= (uint64_t)n;
 	}
@@ -390,35 +538,30 @@ static ssize_t write_zeroes(int fd, uint64_t off, uint64_t len)
 
 static ssize_t punch(struct cow_iocb *cb)
 {
-	int fd = cb->file->fd;
+	int fd = cb->file->fd, rc;
 
-	if (!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)cb->off,
-		       (off_t)cb->len))
+	do {
+		rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)cb->off,
+			       (off_t)cb->len);
+	} while (rc && errno == EINTR);
+	if (!rc)
 		return 0;
 	if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)
 		return -errno;
-	return write_zeroes(fd, cb->off, cb->len);
+	return write_zeroes(cb->file, cb->off, cb->len);
 }
 
 ssize_t cow_file_primitive(struct cow_iocb *cb, bool nowait)
 {
-	int fd = cb->file->fd;
-	ssize_t n;
-
 	switch (cb->op) {
 	case COW_IO_READ:
-		n = preadv2(fd, cb->iov, cb->iovcnt, (off_t)cb->off, nowait ? RWF_NOWAIT : 0);
-		break;
 	case COW_IO_WRITE:
-		n = pwritev(fd, cb->iov, cb->iovcnt, (off_t)cb->off);
-		break;
+		return transfer(cb, nowait);
 	case COW_IO_SYNC:
-		n = fdatasync(fd);
-		break;
+		return fdatasync(cb->file->fd) ? -errno : 0;
 	case COW_IO_PUNCH:
 		return punch(cb);
 	default:
 		return -EINVAL;
 	}
-	return n < 0 ? -errno : n;
 }

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "cow/log.h"
+#include "cow/module.h"
 
 #define PREFIX "cow-"
 #define SUFFIX ".so"
@@ -19,22 +20,6 @@
 
 static struct cow_format *loaded[FORMATS_MAX];
 static unsigned nloaded;
-
-static char *plugin_dir(void)
-{
-	const char *env = secure_getenv("COW_PLUGIN_DIR");
-	Dl_info info;
-	const char *slash;
-
-	if (env)
-		return cow_strdup(env);
-	if (!dladdr((void *)(uintptr_t)cow_format_find, &info) || !info.dli_fname)
-		return NULL;
-	slash = strrchr(info.dli_fname, '/');
-	if (!slash)
-		return cow_strdup("cow");
-	return cow_asprintf("%.*s/cow", (int)(slash - info.dli_fname), info.dli_fname);
-}
 
 static bool name_ok(const char *name)
 {
@@ -150,7 +135,7 @@ int cow_format_find(const char *name, const struct cow_format **ret, struct cow_
 		return unknown(name, err);
 	if (nloaded == FORMATS_MAX)
 		return cow_err_sys(err, -EMFILE, "format '%s'", name);
-	dir = plugin_dir();
+	dir = cow_module_dir();
 	path = dir ? cow_asprintf("%s/" PREFIX "%s" SUFFIX, dir, name) : NULL;
 	if (!path)
 		return cow_err_sys(err, -ENOMEM, "format '%s'", name);
@@ -187,7 +172,7 @@ static int by_name(const void *a, const void *b)
 char **cow_format_list(void)
 {
 	size_t head = (FORMATS_MAX + 1) * sizeof(char *);
-	char *dir COW_CLEANUP_FREE = plugin_dir();
+	char *dir COW_CLEANUP_FREE = cow_module_dir();
 	char **names = cow_zalloc(head + FORMATS_MAX * (NAME_MAX_LEN + 1));
 	DIR *d = dir ? opendir(dir) : NULL;
 	struct dirent *e;

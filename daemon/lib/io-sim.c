@@ -921,6 +921,12 @@ int cow_sim_write(struct cow_sim *s, const char *name, const void *buf, size_t l
 	return 0;
 }
 
+void cow_sim_write_other(struct cow_sim *s, const char *name, const void *buf, size_t len,
+			 uint64_t off)
+{
+	disk_write(s, sim_need(s, name), off, buf, len);
+}
+
 uint64_t cow_sim_size(struct cow_sim *s, const char *name)
 {
 	return sim_need(s, name)->st.size;

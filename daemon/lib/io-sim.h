@@ -23,6 +23,9 @@ COW_EXPORT int cow_sim_read(struct cow_sim *s, const char *name, void *buf, size
 			    uint64_t off);
 COW_EXPORT int cow_sim_write(struct cow_sim *s, const char *name, const void *buf, size_t len,
 			     uint64_t off);	/* durable at once, not logged */
+/* The same by somebody else who has the file: logged, durable with its next sync. Never fails. */
+COW_EXPORT void cow_sim_write_other(struct cow_sim *s, const char *name, const void *buf,
+				    size_t len, uint64_t off);
 COW_EXPORT uint64_t cow_sim_size(struct cow_sim *s, const char *name);
 COW_EXPORT void cow_sim_remove(struct cow_sim *s, const char *name);	/* unknown: no-op */
 COW_EXPORT unsigned cow_sim_open_files(struct cow_sim *s);	/* 0 when nothing leaked */

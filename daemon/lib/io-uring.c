@@ -5,8 +5,10 @@
  * ring is set up when first needed; where the kernel refuses one, everything
  * is done inline.
  *
- * Buffered writes are always inline: io_uring would hand them to a worker
- * thread, which costs more than the copy into the page cache.
+ * Writes are always inline. Buffered ones io_uring would hand to a worker thread,
+ * which costs more than the copy into the page cache. Direct ones (metadata only,
+ * in flushes) could be under way still when this process has been killed and its
+ * successor writes the same block.
  */
 #include <errno.h>
 #include <liburing.h>
@@ -66,7 +68,7 @@ static bool try_inline(struct cow_iocb *cb)
 {
 	struct cow_file *f = cb->file;
 
-	if (f->memory || cb->op == COW_IO_WRITE || cb->op == COW_IO_PUNCH) {
+	if (f->memory || cb->op == COW_IO_WRITE || cb->op == COW_IO_PUNCH || !cow_file_fits(cb)) {
 		cb->raw = cow_file_primitive(cb, false);
 		return true;
 	}

@@ -28,6 +28,7 @@ struct cow_file {
 	bool blkdev, writable;
 	bool nowait;		/* RWF_NOWAIT reads work */
 	bool memory;		/* lives in memory (tmpfs): reads never wait for a device */
+	uint32_t direct;	/* past the page cache, in units of this many bytes; 0: through it */
 	uint64_t size;		/* bytes; of a block device its capacity */
 	uint64_t dev, ino;	/* identity; of a block device rdev and 0 */
 	int64_t mtime_ns;	/* 0 for a block device */
@@ -90,6 +91,8 @@ struct cow_io_ops {
 	int (*seek)(struct cow_file *f, uint64_t off, bool data, uint64_t *ret);	/* as cow_img_seek() */
 	int (*refresh)(struct cow_file *f);	/* size and mtime anew, both durable */
 	uint64_t (*allocated)(struct cow_file *f);	/* bytes the file occupies */
+	/* Past the page cache from now on. -EOPNOTSUPP: not with this file. NULL: never. */
+	int (*direct)(struct cow_file *f);
 
 	/*
 	 * Starts @cb. 1: complete, cb->raw is its result. 0: queued; later poll()
@@ -124,12 +127,16 @@ int cow_file_truncate(struct cow_file *f, uint64_t size);
 int cow_file_seek(struct cow_file *f, uint64_t off, bool data, uint64_t *ret);
 int cow_file_refresh(struct cow_file *f);
 uint64_t cow_file_allocated(struct cow_file *f);
+int cow_file_direct(struct cow_file *f);
 /* What every backend on real files has in common. */
 #define COW_FILE_OPS                                                         \
 	.open = cow_file_open, .close = cow_file_close,                      \
 	.publish = cow_file_publish, .lock = cow_file_lock,                  \
 	.truncate = cow_file_truncate, .seek = cow_file_seek,                \
-	.refresh = cow_file_refresh, .allocated = cow_file_allocated
+	.refresh = cow_file_refresh, .allocated = cow_file_allocated,        \
+	.direct = cow_file_direct
+/* Can @cb go to its file as it is, or must it be copied to fit (cow_file_primitive() does)? */
+bool cow_file_fits(const struct cow_iocb *cb);
 /* The primitive of @cb by system call; @nowait: -EAGAIN rather than wait for a device. */
 ssize_t cow_file_primitive(struct cow_iocb *cb, bool nowait);
 

@@ -158,6 +158,18 @@ static int layer_extent(struct cow_layer *l, uint64_t virt, uint64_t len, struct
 	return 0;
 }
 
+int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint64_t virt, uint64_t len,
+			   struct cow_extent *ret)
+{
+	uint64_t end;
+
+	chain_assert_thread(c);
+	if (layer >= c->n || len == 0 || !cow_add_ok(virt, len, &end) ||
+	    end > c->layers[layer].img.size)
+		return -EINVAL;
+	return layer_extent(&c->layers[layer], virt, len, ret);
+}
+
 int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
 		     struct cow_extent *ret, unsigned *ret_layer)
 {

@@ -307,7 +307,7 @@ static void help_opt(FILE *out, const struct cow_cli_opt *o)
 	else
 		len = fprintf(out, "      --%s", o->name);
 	if (o->arg)
-		len += fprintf(out, "=%s", o->arg);
+		len += fprintf(out, "%s%s", o->arg[0] == '[' ? "" : "=", o->arg);
 	help_line(out, len, o->help);
 	fputc('\n', out);
 }
@@ -333,14 +333,11 @@ void cow_cli_help(FILE *out, const struct cow_cli *cli)
 int cow_cli_misuse(const struct cow_cli *cli, const char *fmt, ...)
 {
 	struct cow_err err = { 0 };
-	char text[COW_ERR_MAX];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	cow_err_vset(&err, -EINVAL, fmt, ap);
 	va_end(ap);
-	/* Through cow_err_set(), so that an argument cannot forge a second line. */
-	cow_err_set(&err, -EINVAL, "%s", text);
 	fprintf(stderr, "%s: %s (see %s --help)\n", cli->prog, err.msg, cli->prog);
 	return 2;
 }
@@ -380,6 +377,13 @@ static void explain(const struct cow_cli *cli, int c, const struct option *lo, c
 		cow_cli_misuse(cli, "unknown or ambiguous option %s", word);
 }
 
+static int takes_argument(const struct cow_cli_opt *o)
+{
+	if (!o->arg)
+		return no_argument;
+	return o->arg[0] == '[' ? optional_argument : required_argument;
+}
+
 int cow_cli_next(const struct cow_cli *cli, int argc, char **argv)
 {
 	size_t n = table_len(cli->opts), s = 0;
@@ -392,8 +396,7 @@ int cow_cli_next(const struct cow_cli *cli, int argc, char **argv)
 	for (size_t i = 0; i < n; i++) {
 		const struct cow_cli_opt *o = &cli->opts[i];
 
-		lo[l++] = (struct option){ o->name, o->arg ? required_argument : no_argument, NULL,
-					   o->val };
+		lo[l++] = (struct option){ o->name, takes_argument(o), NULL, o->val };
 		if (o->val < 256) {
 			so[s++] = (char)o->val;
 			if (o->arg)

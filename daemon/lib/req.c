@@ -317,7 +317,7 @@ static void wr_unlock(struct cow_chain *c, struct cow_wr *w)
 	}
 }
 
-/* ---- writes, zeroes, discards ---- */
+/* ---- writes, zeroes, discards, and what others wrote ---- */
 
 /*
  * What the next step of the request covers. Zeroes and discards: whole granules
@@ -332,7 +332,7 @@ static void wr_plan(struct cow_req *req, struct cow_wr *w, const struct cow_imag
 	w->punch = false;
 	w->n = end - v;
 	w->data = req->op == COW_OP_WRITE ? (const uint8_t *)req->buf + w->pos : NULL;
-	if (req->op == COW_OP_WRITE)
+	if (req->op == COW_OP_WRITE || req->op == COW_OP_WRITTEN)
 		return;
 	lo = cow_round_up(v, g);
 	hi = end == img->size ? end : cow_round_down(end, g);
@@ -385,7 +385,9 @@ static int wr_map(struct cow_req_priv *p)
 	int rc;
 
 	q.len = w->n;
-	q.intent = w->punch ? (req->op == COW_OP_ZERO ? COW_ZERO : COW_DISCARD) : COW_WRITE;
+	q.intent = COW_WRITE;
+	if (w->punch && !(req->flags & COW_REQ_PRESENT))
+		q.intent = req->op == COW_OP_ZERO ? COW_ZERO : COW_DISCARD;
 	do {
 		rc = chain_map(top, &q, &w->pins, &w->map);
 		if (rc == -EAGAIN) {
@@ -498,6 +500,15 @@ static int wr_commit(struct cow_req_priv *p, int io)
 	return io;
 }
 
+/* The data is there already: only where it was promised to be can it be found again. */
+static void wr_check_linear(const struct cow_image *img, const struct cow_wr *w)
+{
+	const struct cow_extent *dst = &w->map.dst;
+
+	cow_assert(dst->kind == COW_DATA && dst->file == 0 && !w->head && !w->tail);
+	cow_assert(dst->phys == dst->virt + img->linear_shift);
+}
+
 /* Maps the next step; decides what it needs. 0: go on; 1: waiting; -errno. */
 static int wr_step_map(struct cow_req_priv *p)
 {
@@ -522,6 +533,12 @@ static int wr_step_map(struct cow_req_priv *p)
 	}
 	if (w->map.dst.kind != COW_DATA)
 		return -EIO;
+	if (priv_req(p)->op == COW_OP_WRITTEN) {
+		wr_check_linear(&p->c->layers[0].img, w);
+		w->cb.raw = 0;
+		w->state = WR_COMMIT;
+		return 0;
+	}
 	w->state = WR_IO;
 	if (w->head || w->tail) {
 		w->bounce = cow_memalign(sizeof(void *), w->head + w->tail);
@@ -579,17 +596,31 @@ static void wr_drive(struct cow_req_priv *p)
 		wr_finish(p, rc);
 }
 
+/* May this change be tried at all? 0 or -errno. */
+static int wr_check(struct cow_chain *c, const struct cow_req *req)
+{
+	const struct cow_image *img = &c->layers[0].img;
+	uint64_t end = req->virt + req->len;
+
+	if (!c->writable || c->mode != COW_MODE_RW)
+		return c->writable ? -EIO : -EROFS;
+	if (req->op != COW_OP_WRITTEN)
+		return 0;
+	if (!img->linear)
+		return -EOPNOTSUPP;
+	if (req->virt % img->granule || (end % img->granule && end != img->size))
+		return -EINVAL;
+	return 0;
+}
+
 static void wr_submit(struct cow_chain *c, struct cow_req *req)
 {
 	struct cow_req_priv *p = req_priv(req);
 	uint64_t g = c->layers[0].img.granule;
-	int rc;
+	int rc = wr_check(c, req);
 
-	if (!c->writable || c->mode != COW_MODE_RW) {
-		req_end(req, c->writable ? -EIO : -EROFS);
-		return;
-	}
-	rc = chain_begin(c);
+	if (rc == 0)
+		rc = chain_begin(c);
 	if (rc) {
 		req_end(req, rc);
 		return;

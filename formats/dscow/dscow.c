@@ -33,6 +33,8 @@ static void publish(struct cow_image *img, const struct dscow *d)
 	img->below_limit = d->below_limit;
 	img->granule = 1u << d->granule_bits;
 	img->block = 1u << d->block_bits;
+	img->linear = true;
+	img->linear_shift = d->first_block;
 	img->session = d->state & DSCOW_STATE_DIRTY ? d->session : 0;
 	img->backing = d->backing;
 	img->identity = d->identity;

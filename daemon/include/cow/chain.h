@@ -66,6 +66,22 @@ COW_EXPORT struct cow_image *cow_chain_image(struct cow_chain *c, unsigned layer
 COW_EXPORT uint64_t cow_chain_sectors_used(const struct cow_chain *c);
 /* Identity of the virtual disk of @layer and below, as an overlay over it records it. */
 COW_EXPORT int cow_chain_identity(struct cow_chain *c, unsigned layer, struct cow_identity *ret);
+/* The file of a layer, as the chain has it open; for those who hand it to the kernel. */
+struct cow_chain_file {
+	int fd;			/* -1: it is none that the kernel knows */
+	bool blkdev, writable;
+	uint64_t dev, ino;	/* of a block device its number and 0 */
+	uint32_t unit;		/* bytes: of direct I/O; 0: it goes through the page cache */
+	const char *path;
+};
+/* 0; -ENOENT: the layer has no file. */
+COW_EXPORT int cow_chain_file(struct cow_chain *c, unsigned layer, struct cow_chain_file *ret);
+/*
+ * From now on past the page cache, where the files can: for chains whose files somebody
+ * else (the kernel) reads and writes past it, and for little memory. Nothing may be in
+ * flight. 0; -errno and a sentence when a block device in the chain cannot.
+ */
+COW_EXPORT int cow_chain_go_direct(struct cow_chain *c, struct cow_err *err);
 /* Facts about every layer ("info"). */
 COW_EXPORT void cow_chain_info(struct cow_chain *c, struct cow_kv *kv);
 
@@ -76,9 +92,24 @@ COW_EXPORT const char *cow_chain_mode_name(enum cow_chain_mode m);
 
 /* ---- requests ---- */
 
-enum cow_op { COW_OP_READ, COW_OP_WRITE, COW_OP_ZERO, COW_OP_DISCARD, COW_OP_FLUSH, COW_OPS };
+enum cow_op {
+	COW_OP_READ, COW_OP_WRITE, COW_OP_ZERO, COW_OP_DISCARD, COW_OP_FLUSH,
+	/*
+	 * Whole granules (the image's end counts as the end of one) were written by
+	 * somebody else (the kernel) to where the top image has them (cow_image.linear;
+	 * -EOPNOTSUPP without it): record that. Harmless when it was recorded before. No
+	 * buffer. Counts as a change: the next flush makes it durable, its data first.
+	 */
+	COW_OP_WRITTEN,
+	COW_OPS
+};
 
-#define COW_REQ_FUA (1u << 0)	/* WRITE, ZERO, DISCARD: durable when done */
+#define COW_REQ_FUA	(1u << 0)	/* WRITE, ZERO, DISCARD, WRITTEN: durable when done */
+/*
+ * ZERO, DISCARD: what becomes zeroes has its place in the top image afterwards, even
+ * where it read as zeroes without one: for those who go to the file themselves.
+ */
+#define COW_REQ_PRESENT	(1u << 1)
 
 /*
  * A request. The caller owns it and @buf until @done was called; @done may be
@@ -139,6 +170,15 @@ COW_EXPORT int cow_chain_flush(struct cow_chain *c);
  */
 COW_EXPORT int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
 				struct cow_extent *ret, unsigned *ret_layer);
+
+/*
+ * What @layer alone says about [virt, virt + some), in bounds of it: COW_DATA, COW_HOLE,
+ * COW_BELOW (the next layer shows through; never behind the layer's below_limit) or
+ * COW_ENCODED. The answer is as long as the metadata at hand tells and does not look at
+ * holes of files. Blocking.
+ */
+COW_EXPORT int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint64_t virt,
+				      uint64_t len, struct cow_extent *ret);
 
 /*
  * The merged walk over a chain: as cow_chain_extent() for [virt, end), with

@@ -46,8 +46,10 @@ COW_EXPORT void cow_dev_submit(struct cow_dev *d, struct cow_req *req);
 /* After using the chain directly: makes sure that what became asynchronous is attended to. */
 COW_EXPORT void cow_dev_attend(struct cow_dev *d);
 
-/* Raised at each completed change (write, zero, discard, resize): lets views know they are stale. */
-COW_EXPORT uint64_t cow_dev_changes(const struct cow_dev *d);
+/* Raised at each completed change (write, zero, discard, written, resize): lets views know they are stale. */
+COW_EXPORT uint64_t cow_dev_changes(struct cow_dev *d);
+/* Somebody else changes data without our knowledge: cow_dev_changes() never says the same twice. */
+COW_EXPORT void cow_dev_set_external(struct cow_dev *d);
 
 /*
  * Requests that arrive wait; @done(opaque) once none is in flight, from the loop, never

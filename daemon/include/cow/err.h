@@ -6,6 +6,8 @@
 #ifndef COW_ERR_H
 #define COW_ERR_H
 
+#include <stdarg.h>
+
 #include "cow/util.h"
 
 #define COW_ERR_MAX 768	/* bytes of a sentence: a path (truncated beyond) and a reason */
@@ -20,6 +22,8 @@ struct cow_err {
  * sentence stays: a caller farther out knows less. @err may be NULL.
  */
 COW_EXPORT int cow_err_set(struct cow_err *err, int code, const char *fmt, ...) COW_PRINTF(3, 4);
+COW_EXPORT int cow_err_vset(struct cow_err *err, int code, const char *fmt, va_list ap)
+	COW_PRINTF(3, 0);
 
 /* As cow_err_set(), with ": " and the text of @code behind the sentence. */
 COW_EXPORT int cow_err_sys(struct cow_err *err, int code, const char *fmt, ...) COW_PRINTF(3, 4);

@@ -62,6 +62,13 @@ struct cow_image {
 	uint64_t gen;		/* raised whenever an answer given earlier stops being true */
 	struct cow_backing backing;
 	struct cow_identity identity;	/* recorded identity of the base; size 0: none recorded */
+	/*
+	 * Every byte that this image has, now or later, is in file 0 at its virtual
+	 * offset plus @linear_shift, and map(WRITE) of whole granules reserves nothing:
+	 * they may be written before it is asked.
+	 */
+	bool linear;
+	uint64_t linear_shift;
 
 	struct cow_meta *meta;	/* libcow's */
 };

@@ -49,7 +49,7 @@ COW_EXPORT void cow_opt_help(FILE *out, const struct cow_opt *opts);
 struct cow_cli_opt {	/* tables end with name == NULL */
 	int val;		/* the short option's character, or >= 256 where there is none */
 	const char *name;	/* long name without "--" */
-	const char *arg;	/* name of the argument in help; NULL: takes none */
+	const char *arg;	/* name of the argument in help; NULL: takes none; "[=ARG]": may have one */
 	const char *help;
 };
 
