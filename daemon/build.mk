@@ -36,12 +36,16 @@ $(eval $(call program,cowimg,$(COWIMG)))
 $(eval $(call program,dscow_tool,$(DSCOW_TOOL)))
 $(eval $(call program,cowctl,$(COWCTL)))
 
-# The daemon carries the FUSE front end inside; FUSE is its only one so far.
-COWD := $(wildcard daemon/cowd/*.c)
+# The daemon carries the FUSE front end inside, and shows every device by FUSE if asked.
+COWD := $(filter-out daemon/cowd/fe-ublk$(if $(filter yes,$(HAVE_URING)),-none.c,%),$(wildcard daemon/cowd/*.c)) \
+	$(if $(filter yes,$(HAVE_URING)),,daemon/cowd/fe-ublk-none.c)
 FUSE_SHARED := $(filter-out fuse/main.c,$(wildcard fuse/*.c))
 ifeq ($(HAVE_FUSE),yes)
-$(eval $(call program,cowd,$(if $(wildcard daemon/cowd/main.c),$(COWD) $(FUSE_SHARED)),$$(FUSE_LIBS) $$(BLKID_LIBS)))
+$(eval $(call program,cowd,$(if $(wildcard daemon/cowd/main.c),$(COWD) $(FUSE_SHARED)),$$(FUSE_LIBS) $$(URING_LIBS)))
 endif
+
+# What needs a library that most runs of the daemon do not.
+$(eval $(call module,cowd-dm,$(if $(filter yesyes,$(HAVE_FUSE)$(HAVE_DEVMAPPER)),daemon/cowd/module/dm.c),$$(DEVMAPPER_LIBS)))
 
 BINS  += $(addprefix $(BUILD)/bin/,cowimg dscow_tool cowfuse)
 SBINS += $(addprefix $(BUILD)/bin/,cowd cowctl)

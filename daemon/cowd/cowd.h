@@ -9,15 +9,16 @@
 
 #include "control.h"
 #include "cow/dev.h"
-#include "fe.h"
+#include "frontend.h"
 #include "runstate.h"
 
 struct cowd_config {
 	const char *name;
 	struct cow_chain_cfg chain;
 	enum cow_enospc enospc;
-	const struct fe_ops *fe;
+	const struct fe_ops *fe;	/* this front end and no other; NULL: the best that can */
 	bool no_loop;
+	bool scan;
 	/* Called once when the device is usable, with its path. -errno: nobody wants it, stop. */
 	int (*ready)(const char *path);
 };
@@ -30,9 +31,15 @@ struct cowd {
 	struct runstate *run;
 	struct cow_dev *dev;
 	struct control *ctl;
+	struct frontend_choice choice;
+	const struct fe_ops *ops;	/* the chosen one */
 	struct fe *fe;
+	/* What a killed daemon left alive for this front end: its block_device(). */
+	bool has_left;
+	char left[64];
 	struct cow_source *sigterm, *sigint;
 	bool paused;			/* by a client; once, however often it is asked for */
+	bool holding;			/* the front end is being held for that */
 	bool ready;
 	bool stopping;			/* the front end is being asked to let go, or has */
 	bool terminate;			/* by a signal: cannot be refused */
@@ -47,7 +54,7 @@ int cowd_serve(const struct cowd_config *cfg, struct cow_err *err);
 
 /* Ends the device. @who (NULL only with @force) is answered when it is over, or refused. */
 void cowd_stop(struct cowd *d, bool force, struct client *who);
-/* The loop device of the front end, or the views, changed. */
+/* The device of the front end, or the views, changed. */
 void cowd_save_state(struct cowd *d);
 
 /* verbs.c: a client's request. */

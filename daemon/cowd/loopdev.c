@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/loop.h>
-#include <mntent.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -19,6 +18,7 @@
 #define ATTACH_TRIES 64		/* another process may take the free device first */
 #define APPEAR_MS 10
 #define DETACH_TRIES 20
+#define FORCED_TRIES 4		/* then it goes when its user does */
 #define DETACH_MS 50
 
 static void sleep_ms(unsigned ms)
@@ -65,14 +65,16 @@ bool loopdev_is_ours(const char *dev, const char *disk, const char *recorded)
 /* ---- attach ---- */
 
 /* 1: try another device. */
-static int configure(const char *dev, const char *disk, int disk_fd, bool read_only)
+static int configure(const char *dev, const char *disk, int disk_fd, unsigned flags)
 {
+	bool read_only = flags & LOOPDEV_READONLY;
 	struct loop_config cfg = { .fd = (uint32_t)disk_fd, .block_size = 512 };
 	COW_CLEANUP_CLOSE int fd = open(dev, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 
 	if (fd < 0)
 		return errno == EBUSY ? 1 : -errno;
-	cfg.info.lo_flags = LO_FLAGS_DIRECT_IO | (read_only ? LO_FLAGS_READ_ONLY : 0);
+	cfg.info.lo_flags = LO_FLAGS_DIRECT_IO | (read_only ? LO_FLAGS_READ_ONLY : 0) |
+			    (flags & LOOPDEV_SCAN ? LO_FLAGS_PARTSCAN : 0);
 	/* For people; truncated, as losetup does. */
 	snprintf((char *)cfg.info.lo_file_name, sizeof(cfg.info.lo_file_name), "%s", disk);
 	if (ioctl(fd, LOOP_CONFIGURE, &cfg) == 0)
@@ -80,7 +82,7 @@ static int configure(const char *dev, const char *disk, int disk_fd, bool read_o
 	return errno == EBUSY || errno == EAGAIN ? 1 : -errno;
 }
 
-static int attach_free(const char *disk, int disk_fd, bool read_only, char *ret, size_t size,
+static int attach_free(const char *disk, int disk_fd, unsigned flags, char *ret, size_t size,
 		       struct cow_err *err)
 {
 	COW_CLEANUP_CLOSE int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
@@ -97,7 +99,7 @@ static int attach_free(const char *disk, int disk_fd, bool read_only, char *ret,
 		/* A device that GET_FREE has just made appears when devtmpfs or udev got to it. */
 		if (access(ret, F_OK))
 			sleep_ms(APPEAR_MS);
-		rc = configure(ret, disk, disk_fd, read_only);
+		rc = configure(ret, disk, disk_fd, flags);
 		if (rc == -ENOENT && i < ATTACH_TRIES - 1)
 			rc = 1;
 	}
@@ -108,94 +110,19 @@ static int attach_free(const char *disk, int disk_fd, bool read_only, char *ret,
 	return rc ? cow_err_sys(err, rc, "attach %s to %s", ret, disk) : 0;
 }
 
-int loopdev_attach(const char *disk, bool read_only, const char *prefer, char *ret, size_t size,
+int loopdev_attach(const char *disk, unsigned flags, const char *prefer, char *ret, size_t size,
 		   struct cow_err *err)
 {
+	bool read_only = flags & LOOPDEV_READONLY;
 	COW_CLEANUP_CLOSE int fd = open(disk, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 
 	if (fd < 0)
 		return cow_err_sys(err, -errno, "%s", disk);
-	if (prefer && configure(prefer, disk, fd, read_only) == 0) {
+	if (prefer && configure(prefer, disk, fd, flags) == 0) {
 		snprintf(ret, size, "%s", prefer);
 		return 0;
 	}
-	return attach_free(disk, fd, read_only, ret, size, err);
-}
-
-/* ---- in use? ---- */
-
-/* Is @source @dev or one of its partitions ("/dev/loop1p2")? */
-static bool is_on(const char *source, const char *dev)
-{
-	size_t n = strlen(dev);
-
-	return !strncmp(source, dev, n) && (source[n] == '\0' || source[n] == 'p');
-}
-
-/* Calls @fn for each place where @dev is mounted, until it returns true. */
-static bool each_mount(const char *dev, bool (*fn)(const char *dir, void *arg), void *arg)
-{
-	char buf[2 * PATH_MAX + 512];
-	struct mntent ent;
-	bool stop = false;
-	FILE *f = setmntent("/proc/self/mounts", "re");
-
-	if (!f)
-		return false;
-	while (!stop && getmntent_r(f, &ent, buf, sizeof(buf)))
-		if (is_on(ent.mnt_fsname, dev))
-			stop = fn(ent.mnt_dir, arg);
-	endmntent(f);
-	return stop;
-}
-
-static bool take_dir(const char *dir, void *arg)
-{
-	snprintf(arg, PATH_MAX, "%s", dir);
-	return true;
-}
-
-int loopdev_claimed(const char *dev, struct cow_err *err)
-{
-	COW_CLEANUP_CLOSE int fd = open(dev, O_RDONLY | O_EXCL | O_CLOEXEC);
-	char dir[PATH_MAX];
-
-	if (fd >= 0 || errno != EBUSY)
-		return 0;
-	if (each_mount(dev, take_dir, dir))
-		return cow_err_set(err, -EBUSY, "%s is in use: mounted on %s", dev, dir);
-	return cow_err_set(err, -EBUSY, "%s is in use", dev);
-}
-
-static bool is_above(const char *mount, void *arg)
-{
-	const char *dir = arg;
-	size_t n = strlen(mount);
-
-	return !strncmp(dir, mount, n) && (dir[n] == '/' || dir[n] == '\0' || n == 1);
-}
-
-bool loopdev_carries(const char *dev, const char *dir)
-{
-	char copy[PATH_MAX];
-
-	snprintf(copy, sizeof(copy), "%s", dir);
-	return each_mount(dev, is_above, copy);
-}
-
-static bool sync_dir(const char *dir, void *arg)
-{
-	COW_CLEANUP_CLOSE int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	(void)arg;
-	if (fd >= 0)
-		syncfs(fd);
-	return false;
-}
-
-void loopdev_sync(const char *dev)
-{
-	each_mount(dev, sync_dir, NULL);
+	return attach_free(disk, fd, flags, ret, size, err);
 }
 
 /* ---- detach, resize ---- */
@@ -228,11 +155,11 @@ static int clear(const char *dev, bool force)
 int loopdev_detach(const char *dev, bool force, struct cow_err *err)
 {
 	char path[PATH_MAX];
-	unsigned i;
+	unsigned i, tries = force ? FORCED_TRIES : DETACH_TRIES;
 	int rc = -EBUSY;
 
 	/* udev and its like open every device for a moment. */
-	for (i = 0; i < DETACH_TRIES && rc == -EBUSY; i++) {
+	for (i = 0; i < tries && rc == -EBUSY; i++) {
 		if (i)
 			sleep_ms(DETACH_MS);
 		rc = clear(dev, force);

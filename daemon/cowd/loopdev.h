@@ -8,24 +8,18 @@
 
 #include "cow/err.h"
 
+#define LOOPDEV_READONLY (1u << 0)
+#define LOOPDEV_SCAN (1u << 1)	/* the kernel reads its partition table; udev takes it for a leave */
+
 /*
- * Attaches a loop device to @disk. @prefer: the device to try first, or NULL.
- * 0 and its path in @ret; -errno and a sentence; -ENODEV: none can be had here.
+ * Attaches a loop device to @disk. @flags: LOOPDEV_*. @prefer: the device to try first,
+ * or NULL. 0 and its path in @ret; -errno and a sentence; -ENODEV: none can be had here.
  */
-int loopdev_attach(const char *disk, bool read_only, const char *prefer, char *ret, size_t size,
+int loopdev_attach(const char *disk, unsigned flags, const char *prefer, char *ret, size_t size,
 		   struct cow_err *err);
 
 /* Is @dev attached to the file @disk? @recorded: what our state file says, "" for nothing. */
 bool loopdev_is_ours(const char *dev, const char *disk, const char *recorded);
-
-/* -EBUSY and a sentence when @dev or a partition of it is mounted or otherwise claimed. */
-int loopdev_claimed(const char *dev, struct cow_err *err);
-
-/* Is @dir (absolute, no links) on a file system that is mounted from @dev? */
-bool loopdev_carries(const char *dev, const char *dir);
-
-/* Writes back the file systems mounted from @dev. */
-void loopdev_sync(const char *dev);
 
 /*
  * Detaches @dev and waits until it is. While somebody else has it open: -EBUSY, a

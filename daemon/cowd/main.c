@@ -14,6 +14,7 @@
 
 #include "cow/log.h"
 #include "cow/opt.h"
+#include "cow/proc.h"
 #include "cowd.h"
 #include "notify.h"
 
@@ -27,6 +28,7 @@ enum {
 	OPT_CACHE,
 	OPT_FRONTEND,
 	OPT_NO_LOOP,
+	OPT_SCAN,
 	OPT_PROBE,
 	OPT_ENOSPC,
 	OPT_LOG_LEVEL,
@@ -46,10 +48,14 @@ static const struct cow_cli_opt options[] = {
 	{ OPT_FORCE, "force", NULL, "accept a base that has changed since it was recorded" },
 	{ OPT_CACHE, "cache", "SIZE",
 	  "at most this much memory for metadata, per layer (default 8M)" },
-	{ OPT_FRONTEND, "frontend", "FE", "how to serve the device: fuse (default)" },
-	{ OPT_NO_LOOP, "no-loop", NULL, "only the file, no loop device over it" },
-	{ OPT_PROBE, "probe", "FE",
-	  "exit with 0 if this machine can run the front end FE, else with 77" },
+	{ OPT_FRONTEND, "frontend", "FE",
+	  "how to serve the device: dm, ublk, bridge or fuse (default: the\n"
+	  "first of them that can run)" },
+	{ OPT_NO_LOOP, "no-loop", NULL, "only the file (front end fuse), no loop device over it" },
+	{ OPT_SCAN, "scan", NULL, "let udev, LVM and their like act on what is in the device" },
+	{ OPT_PROBE, "probe", "[=FE]",
+	  "say which front ends this machine can run, and why not the others; with FE,\n"
+	  "exit with 0 if it can run that one, else with 77" },
 	{ OPT_ENOSPC, "enospc", "report|pause",
 	  "when space runs out: fail the write (default), or wait" },
 	{ OPT_LOG_LEVEL, "log-level", "LEVEL", "error, warning, info (default) or debug" },
@@ -60,19 +66,18 @@ static const struct cow_cli_opt options[] = {
 
 static const struct cow_cli cli = {
 	.prog = "cowd",
-	.synopsis = "-p FORMAT [options] NAME IMAGE\n--probe=FE",
+	.synopsis = "-p FORMAT [options] NAME IMAGE\n--probe[=FE]",
 	.summary = "Serves the disk image IMAGE as a block device called NAME.",
 	.opts = options,
 };
-
-static const struct fe_ops *const front_ends[] = { &fe_fuse };
 
 struct settings {
 	struct cowd_config cfg;
 	struct cow_args *args;
 	const char *backing[PATHS_MAX + 1], *backing_dirs[PATHS_MAX + 1];
 	unsigned n_backing, n_backing_dirs;
-	const char *probe;
+	const char *probe;		/* NULL with @probing: all */
+	bool probing;
 	char *image;			/* absolute */
 	bool foreground;
 };
@@ -83,16 +88,6 @@ static int ready_fd = -1;
 static char log_ident[sizeof("cowd-") + RUN_NAME_MAX];
 
 /* ---- parsing ---- */
-
-static const struct fe_ops *find_front_end(const char *name)
-{
-	size_t i;
-
-	for (i = 0; i < COW_ARRAY_SIZE(front_ends); i++)
-		if (!strcmp(front_ends[i]->name, name))
-			return front_ends[i];
-	return NULL;
-}
 
 /* The daemon leaves the current folder. NULL: no memory. */
 static char *absolute(const char *path)
@@ -147,14 +142,11 @@ static int set_word(struct settings *s, int opt, const char *word)
 			return cow_cli_misuse(&cli, "--cache is a size from 64K to 64G, not \"%s\"",
 					      word);
 		return 0;
-	case OPT_PROBE:
-		s->probe = word;
-		return 0;
 	default:
-		s->cfg.fe = find_front_end(word);
+		s->cfg.fe = frontend_find(word);
 		if (!s->cfg.fe)
-			return cow_cli_misuse(&cli, "there is no front end \"%s\"; there is: fuse",
-					      word);
+			return cow_cli_misuse(&cli, "there is no front end \"%s\"; there are %s",
+					      word, frontend_names());
 		return 0;
 	}
 }
@@ -187,6 +179,13 @@ static int set_option(struct settings *s, int opt)
 	case OPT_NO_LOOP:
 		s->cfg.no_loop = true;
 		return 0;
+	case OPT_SCAN:
+		s->cfg.scan = true;
+		return 0;
+	case OPT_PROBE:
+		s->probing = true;
+		s->probe = optarg;
+		return 0;
 	default:
 		return set_word(s, opt, optarg);
 	}
@@ -203,8 +202,13 @@ static int parse(struct settings *s, int argc, char **argv)
 		if (rc)
 			return rc;
 	}
-	if (s->probe)
+	if (s->probing)
 		return optind == argc ? 0 : cow_cli_misuse(&cli, "--probe takes no NAME and IMAGE");
+	if (s->cfg.no_loop && s->cfg.fe && s->cfg.fe != &fe_fuse)
+		return cow_cli_misuse(&cli, "--no-loop is for the front end fuse, not %s",
+				      s->cfg.fe->name);
+	if (s->cfg.no_loop)
+		s->cfg.fe = &fe_fuse;
 	if (!s->cfg.chain.format)
 		return cow_cli_misuse(&cli, "the format of the image must be given with -p");
 	if (argc - optind != 2)
@@ -327,7 +331,7 @@ static int go_background(struct settings *s)
 	close(p[0]);
 	ready_fd = p[1];
 	s->cfg.ready = ready_background;
-	setsid();
+	cow_leave_terminal();
 	if (chdir("/"))
 		cow_log(COW_LOG_DEBUG, "chdir /: %s", strerror(errno));
 	return serve(s);
@@ -347,10 +351,12 @@ static int run(struct settings *s)
 
 static int probe(const char *name)
 {
-	const struct fe_ops *fe = find_front_end(name);
+	const struct fe_ops *fe = name ? frontend_find(name) : NULL;
 	struct cow_err why = { 0 };
 	int rc;
 
+	if (!name)
+		return frontend_list(stdout) ? 0 : 77;
 	if (fe)
 		rc = fe->probe(&why);
 	else
@@ -379,7 +385,6 @@ int main(int argc, char **argv)
 		.cfg = {
 			.chain = { .flags = COW_OPEN_WRITE, .persist = true },
 			.enospc = COW_ENOSPC_REPORT,
-			.fe = &fe_fuse,
 			.ready = ready_foreground,
 		},
 	};
@@ -401,7 +406,7 @@ int main(int argc, char **argv)
 	s.cfg.chain.args = s.args;
 	s.cfg.chain.backing = s.n_backing ? s.backing : NULL;
 	s.cfg.chain.backing_dirs = s.n_backing_dirs ? s.backing_dirs : NULL;
-	if (!rc && s.probe)
+	if (!rc && s.probing)
 		rc = probe(s.probe);
 	else if (!rc)
 		rc = run(&s);

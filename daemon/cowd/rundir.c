@@ -121,7 +121,11 @@ static int put_all(FILE *f, const struct run_state *st)
 	if (!rc)
 		rc = put(f, "mount", st->mount);
 	if (!rc)
-		rc = put(f, "loop", st->loop);
+		rc = put(f, "frontend", st->frontend);
+	if (!rc)
+		rc = put(f, "device", st->device);
+	if (!rc)
+		rc = put(f, "path", st->path);
 	for (i = 0; !rc && i < RUN_VIEWS; i++)
 		rc = put(f, "view", st->views[i]);
 	return rc;
@@ -161,8 +165,12 @@ static void take(struct run_state *st, const char *key, const char *value)
 		snprintf(st->image, sizeof(st->image), "%s", value);
 	else if (!strcmp(key, "mount"))
 		snprintf(st->mount, sizeof(st->mount), "%s", value);
-	else if (!strcmp(key, "loop"))
-		snprintf(st->loop, sizeof(st->loop), "%s", value);
+	else if (!strcmp(key, "frontend"))
+		snprintf(st->frontend, sizeof(st->frontend), "%s", value);
+	else if (!strcmp(key, "device"))
+		snprintf(st->device, sizeof(st->device), "%s", value);
+	else if (!strcmp(key, "path"))
+		snprintf(st->path, sizeof(st->path), "%s", value);
 	else if (!strcmp(key, "view"))
 		for (i = 0; i < RUN_VIEWS; i++)
 			if (!st->views[i][0]) {

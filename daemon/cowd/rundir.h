@@ -26,7 +26,9 @@ struct run_state {
 	char format[32];
 	char image[PATH_MAX];		/* empty: did not fit */
 	char mount[PATH_MAX];
-	char loop[64];			/* "/dev/loopN"; empty: none */
+	char frontend[16];
+	char device[64];		/* the front end's own: "/dev/loopN"; empty: none */
+	char path[PATH_MAX];		/* what users are told to open; empty: the file */
 	char views[RUN_VIEWS][PATH_MAX];	/* empty: free */
 };
 

@@ -12,7 +12,6 @@
 #include <mntent.h>
 #include <spawn.h>
 #include <stdio.h>
-#include <poll.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -20,9 +19,9 @@
 #include <unistd.h>
 
 #include "cow/log.h"
+#include "cow/proc.h"
 #include "loopdev.h"
 
-#define LOCK_WAIT_MS	256	/* the last of the doubling waits for a lock: 511 ms in all */
 #define MOUNTS_STACKED 64	/* times a mount point is unmounted before we give up */
 
 extern char **environ;
@@ -54,14 +53,11 @@ static int lock_file(const char *path)
 /* A killed daemon's last threads and children hold the lock a little longer than it lives. */
 static int lock_file_patiently(const char *path)
 {
-	unsigned wait_ms = 1;
+	unsigned wait_ms = 0;
 	int fd = lock_file(path);
 
-	while (fd == -EWOULDBLOCK && wait_ms <= LOCK_WAIT_MS) {
-		poll(NULL, 0, (int)wait_ms);
-		wait_ms *= 2;
+	while (fd == -EWOULDBLOCK && cow_patience(&wait_ms))
 		fd = lock_file(path);
-	}
 	return fd;
 }
 
@@ -166,7 +162,7 @@ static bool is_dead(const char *path)
 	return stat(path, &st) && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
-static void detach_loops(const struct runstate *rs)
+static void detach_loops(const struct runstate *rs, const char *keep)
 {
 	DIR *dir = opendir("/sys/block");
 	struct dirent *e;
@@ -180,7 +176,7 @@ static void detach_loops(const struct runstate *rs)
 		if (strncmp(e->d_name, "loop", 4) || strlen(e->d_name) > 16)
 			continue;
 		snprintf(dev, sizeof(dev), "/dev/%.16s", e->d_name);
-		if (!loopdev_is_ours(dev, rs->disk, rs->st.loop))
+		if (!strcmp(dev, keep) || !loopdev_is_ours(dev, rs->disk, rs->st.device))
 			continue;
 		rc = loopdev_detach(dev, true, &err);
 		cow_log(rc ? COW_LOG_WARN : COW_LOG_INFO, "%s, left by a killed daemon: %s", dev,
@@ -220,17 +216,23 @@ static void unlink_suffix(const struct runstate *rs, const char *suffix)
 		unlink(path);
 }
 
-int runstate_clean(struct runstate *rs, struct cow_err *err)
+void runstate_read(struct runstate *rs)
 {
 	int rc = run_state_read(rs->dir, rs->name, &rs->st);
 
-	if (rc == 0)
+	if (rc && rc != -ENOENT)
+		cow_log(COW_LOG_WARN, "%s/%s.state: %s", rs->dir, rs->name, strerror(-rc));
+}
+
+int runstate_clean(struct runstate *rs, const char *keep, struct cow_err *err)
+{
+	int rc;
+
+	if (rs->st.pid)
 		cow_log(COW_LOG_INFO, "cleaning up behind process %ld, which did not stop orderly",
 			rs->st.pid);
-	else if (rc != -ENOENT)
-		cow_log(COW_LOG_WARN, "%s/%s.state: %s", rs->dir, rs->name, strerror(-rc));
 	/* The loop device first: while the mount is there it can be told by its file's path. */
-	detach_loops(rs);
+	detach_loops(rs, keep);
 	rc = unmount_all(rs, err);
 	if (rc)
 		return rc;
@@ -252,13 +254,14 @@ void runstate_save(struct runstate *rs)
 		cow_log(COW_LOG_WARN, "%s/%s.state: %s", rs->dir, rs->name, strerror(-rc));
 }
 
-void runstate_release(struct runstate *rs)
+void runstate_release(struct runstate *rs, bool keep_state)
 {
 	if (!rs)
 		return;
 	rmdir(rs->mount);
 	unlink_suffix(rs, ".sock");
-	unlink_suffix(rs, ".state");
+	if (!keep_state)
+		unlink_suffix(rs, ".state");
 	runstate_abandon(rs);
 }
 

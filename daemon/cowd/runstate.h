@@ -22,16 +22,21 @@ struct runstate {
  * earlier daemon is touched yet.
  */
 int runstate_acquire(const char *name, struct runstate **ret, struct cow_err *err);
+/* Reads what a killed daemon of this name wrote to rs->st; pid 0: there was none. */
+void runstate_read(struct runstate *rs);
 /*
- * Removes what a killed daemon of this name left: its loop device (only if it
- * is backed by our disk file), its mounts, its socket, its state file; then
- * makes the mount point.
+ * Removes what it left, after runstate_read(): its loop device (only if it is backed by our
+ * disk file, and is not @keep), its mounts, its socket, its state file; then makes the mount
+ * point. What else its front end made is removed by that front end.
  */
-int runstate_clean(struct runstate *rs, struct cow_err *err);
+int runstate_clean(struct runstate *rs, const char *keep, struct cow_err *err);
 /* Writes rs->st; a failure is logged, what is lost is only the clean-up after a kill. */
 void runstate_save(struct runstate *rs);
-/* Removes our files and gives the name back. NULL is allowed. */
-void runstate_release(struct runstate *rs);
+/*
+ * Removes our files and gives the name back. @keep_state: what the state file tells of is
+ * still there, for a successor. NULL is allowed.
+ */
+void runstate_release(struct runstate *rs, bool keep_state);
 /* Gives the name back and leaves everything else as it was found. NULL is allowed. */
 void runstate_abandon(struct runstate *rs);
 

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "cow/log.h"
+#include "dmnode.h"
 #include "notify.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -44,8 +45,12 @@ void cowd_save_state(struct cowd *d)
 {
 	struct run_state *st = &d->run->st;
 
-	snprintf(st->loop, sizeof(st->loop), "%s",
-		 d->fe ? d->cfg->fe->block_device(d->fe) : "");
+	snprintf(st->frontend, sizeof(st->frontend), "%s", d->ops->name);
+	snprintf(st->path, sizeof(st->path), "%s", d->fe ? d->ops->path(d->fe) : "");
+	snprintf(st->device, sizeof(st->device), "%s", d->fe ? d->ops->block_device(d->fe) : "");
+	/* Until it has been taken up, it is what a successor would have to know of. */
+	if (!st->device[0])
+		memcpy(st->device, d->left, sizeof(st->device));
 	views_state(d, st);
 	runstate_save(d->run);
 }
@@ -112,7 +117,7 @@ void cowd_stop(struct cowd *d, bool force, struct client *who)
 		}
 		d->terminate = true;
 	}
-	d->cfg->fe->stop(d->fe, force, on_released, d);
+	d->ops->stop(d->fe, force, on_released, d);
 }
 
 static void on_signal(void *opaque, uint32_t sig)
@@ -128,7 +133,8 @@ static void on_gone(void *opaque)
 {
 	struct cowd *d = opaque;
 
-	cow_log(COW_LOG_WARN, "%s was unmounted by somebody else, stopping", d->run->mount);
+	cow_log(COW_LOG_WARN, "%s was taken away by somebody else, stopping",
+		d->ops->has_file ? d->run->mount : d->ops->path(d->fe));
 	d->terminate = true;
 	cowd_stop(d, true, NULL);
 }
@@ -161,7 +167,7 @@ static void on_ready(void *opaque, int result, const char *sentence)
 		cowd_stop(d, true, NULL);
 		return;
 	}
-	path = d->cfg->fe->path(d->fe);
+	path = d->ops->path(d->fe);
 	cow_log(COW_LOG_DEBUG, "ready: %s", path);
 	snprintf(status, sizeof(status), "READY=1\nSTATUS=serving %.200s", path);
 	notify(status);
@@ -211,21 +217,57 @@ static int catch_signals(struct cowd *d, struct cow_err *err)
 	return 0;
 }
 
+/*
+ * Which front end, and what becomes of that which a killed daemon left: taken up if it is
+ * alive and of the same front end, removed otherwise.
+ */
+static int choose_front_end(struct cowd *d, struct cow_err *err)
+{
+	const struct run_state *st = &d->run->st;
+	const struct fe_ops *old;
+	struct cow_err why = { 0 };
+	bool alive;
+	int rc;
+
+	runstate_read(d->run);
+	old = frontend_find(st->frontend);
+	/* Not recorded: it was made a moment ago, and nobody has been told of it. */
+	alive = old && old->alive && st->device[0] && old->alive(d->cfg->name, st->device);
+	rc = frontend_choose(d->cfg->fe, alive ? old : NULL, d->dev, &d->choice, err);
+	if (rc)
+		return rc;
+	d->ops = d->choice.ops;
+	d->has_left = alive && old == d->ops;
+	if (d->has_left) {
+		snprintf(d->left, sizeof(d->left), "%s", st->device);
+		return 0;
+	}
+	rc = old && old->clean ? old->clean(d->cfg->name, st->device, &why) : 0;
+	if (rc == -EBUSY)
+		return cow_err_set(err, rc, "%s: what a killed daemon left (front end %s) is alive: %s",
+				   d->cfg->name, old->name, cow_err_text(&why, rc));
+	if (rc)
+		cow_log(COW_LOG_WARN, "front end %s of a killed daemon: %s", old->name,
+			cow_err_text(&why, rc));
+	return 0;
+}
+
 /* Everything up to the loop; after a failure, take_down() undoes what was done. */
 static int bring_up(struct cowd *d, struct start *s, struct cow_err *err)
 {
 	struct fe_cfg fe = { .ready = on_ready, .changed = on_changed, .gone = on_fe_gone,
-			     .opaque = s, .no_loop = d->cfg->no_loop };
+			     .opaque = s, .no_loop = d->cfg->no_loop, .scan = d->cfg->scan };
 	struct run_state *st;
 	int rc;
 
 	rc = catch_signals(d, err);
 	if (!rc)
 		rc = open_device(d, err);
+	dmnode_set_scan(d->cfg->scan);
 	if (!rc)
-		rc = d->cfg->fe->probe(err);
+		rc = choose_front_end(d, err);
 	if (!rc)
-		rc = runstate_clean(d->run, err);
+		rc = runstate_clean(d->run, d->left, err);
 	if (rc)
 		return rc;
 	protect_from_pressure();
@@ -240,9 +282,11 @@ static int bring_up(struct cowd *d, struct start *s, struct cow_err *err)
 		return rc;
 	fe.loop = d->loop;
 	fe.dev = d->dev;
+	fe.name = d->cfg->name;
+	fe.left = d->left;
 	fe.mount = d->run->mount;
 	fe.disk = d->run->disk;
-	return d->cfg->fe->start(&fe, &d->fe, err);
+	return d->ops->start(&fe, &d->fe, err);
 }
 
 /* Returns the result of closing the images. */
@@ -252,12 +296,12 @@ static int take_down(struct cowd *d, bool cleaned)
 
 	views_free(d);
 	if (d->fe)
-		d->cfg->fe->free(d->fe);
+		d->ops->free(d->fe);
 	rc = cow_dev_free(d->dev);
 	cow_source_free(d->sigterm);
 	cow_source_free(d->sigint);
 	if (cleaned)
-		runstate_release(d->run);
+		runstate_release(d->run, d->has_left && !d->ready);
 	else
 		runstate_abandon(d->run);
 	return rc;

@@ -36,6 +36,7 @@ static void bad_usage(struct client *c, const char *sentence)
 static void verb_status(struct cowd *d, struct client *c, int argc, char **argv)
 {
 	struct cow_kv *kv;
+	unsigned i;
 
 	if (argc > 1 && !is_json(argc, argv)) {
 		bad_usage(c, "status takes only --json");
@@ -51,13 +52,24 @@ static void verb_status(struct cowd *d, struct client *c, int argc, char **argv)
 	cow_kv_str(kv, "version", cow_version);
 	cow_kv_str(kv, "format", d->cfg->chain.format);
 	cow_kv_str(kv, "image", d->cfg->chain.path);
-	cow_kv_str(kv, "frontend", d->cfg->fe->name);
-	cow_kv_str(kv, "device", d->ready ? d->cfg->fe->path(d->fe) : "");
-	cow_kv_str(kv, "file", d->run->disk);
+	cow_kv_str(kv, "frontend", d->ops->name);
+	cow_kv_list(kv, "passed_over");
+	for (i = 0; i < d->choice.n_passed; i++) {
+		const struct frontend_passed *p = &d->choice.passed[i];
+		COW_CLEANUP_FREE char *text = cow_asprintf("%s: %s", p->ops->name, p->why);
+
+		cow_kv_str(kv, NULL, text ? text : p->ops->name);
+	}
+	cow_kv_close(kv);
+	cow_kv_str(kv, "device", d->ready ? d->ops->path(d->fe) : "");
+	cow_kv_str(kv, "block_device", d->fe ? d->ops->block_device(d->fe) : "");
+	cow_kv_str(kv, "file", d->ops->has_file ? d->run->disk : "");
 	cow_kv_bool(kv, "ready", d->ready);
 	cow_kv_bool(kv, "stopping", d->stopping);
 	views_status(d, kv);
 	cow_dev_status(d->dev, kv);
+	if (d->fe && d->ops->status)
+		d->ops->status(d->fe, kv);
 	client_done(c, cow_kv_end(kv), NULL);
 }
 
@@ -73,7 +85,7 @@ static void verb_state(struct cowd *d, struct client *c, int argc, char **argv)
 		state = "no-space";
 	else if (cow_dev_paused(d->dev))
 		state = "paused";
-	fprintf(client_out(c), "%s\n%s\n", state, d->ready ? d->cfg->fe->path(d->fe) : "");
+	fprintf(client_out(c), "%s\n%s\n", state, d->ready ? d->ops->path(d->fe) : "");
 	client_done(c, 0, NULL);
 }
 
@@ -166,11 +178,32 @@ static void on_paused(void *opaque)
 	submit_flush(client_opaque(c), c, pause_flushed);
 }
 
+static void on_unheld(void *opaque, int result, const char *sentence)
+{
+	client_done(opaque, result, sentence);
+}
+
+static void on_held(void *opaque, int result, const char *sentence)
+{
+	struct client *c = opaque;
+	struct cowd *d = client_opaque(c);
+
+	d->holding = false;
+	if (result) {
+		client_done(c, result, sentence);
+	} else if (d->stopping) {
+		d->ops->hold(d->fe, false, on_unheld, c);
+	} else {
+		d->paused = true;
+		cow_dev_pause(d->dev, on_paused, c);
+	}
+}
+
 static void verb_pause(struct cowd *d, struct client *c, int argc, char **argv)
 {
 	(void)argc;
 	(void)argv;
-	if (d->paused) {
+	if (d->paused || d->holding) {
 		client_done(c, -EALREADY, "the device is paused already");
 		return;
 	}
@@ -178,14 +211,25 @@ static void verb_pause(struct cowd *d, struct client *c, int argc, char **argv)
 		client_done(c, -ESHUTDOWN, "the device is being stopped");
 		return;
 	}
-	d->paused = true;
-	cow_dev_pause(d->dev, on_paused, c);
+	if (d->ready && d->ops->hold) {
+		d->holding = true;
+		d->ops->hold(d->fe, true, on_held, c);
+	} else {
+		d->paused = true;
+		cow_dev_pause(d->dev, on_paused, c);
+	}
 }
 
 static void verb_resume(struct cowd *d, struct client *c, int argc, char **argv)
 {
+	bool held = d->paused && d->ops->hold && d->ready;
+
 	(void)argc;
 	(void)argv;
+	if (d->holding) {
+		client_done(c, -EAGAIN, "the device is still being paused");
+		return;
+	}
 	if (!d->paused && !cow_dev_nospace(d->dev)) {
 		client_done(c, -EALREADY, "the device is not paused");
 		return;
@@ -196,7 +240,10 @@ static void verb_resume(struct cowd *d, struct client *c, int argc, char **argv)
 	}
 	if (cow_dev_nospace(d->dev))
 		cow_dev_retry(d->dev);
-	client_done(c, 0, NULL);
+	if (held)
+		d->ops->hold(d->fe, false, on_unheld, c);
+	else
+		client_done(c, 0, NULL);
 }
 
 static void resize_end(struct cowd *d, int rc, const char *sentence)
@@ -219,7 +266,7 @@ static void on_resized(void *opaque, int result, const char *sentence)
 	if (result || d->stopping)
 		resize_end(d, result, sentence);
 	else
-		d->cfg->fe->resized(d->fe, on_fe_resized, d);
+		d->ops->resized(d->fe, on_fe_resized, d);
 }
 
 static void verb_resize(struct cowd *d, struct client *c, int argc, char **argv)

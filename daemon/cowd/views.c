@@ -11,10 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "blkdev.h"
 #include "cow/log.h"
 #include "cowd.h"
 #include "fuse/fuse.h"
-#include "loopdev.h"
 
 struct view {
 	struct cowd *d;
@@ -109,7 +109,7 @@ static void on_unmounted(void *opaque)
 static int child_check(void *arg, int out_fd)
 {
 	struct view *v = arg;
-	const char *loop = v->d->cfg->fe->block_device(v->d->fe);
+	const char *device = v->d->ops->block_device(v->d->fe);
 	size_t n = strlen(v->d->run->mount);
 	char dir[PATH_MAX];
 	struct stat st;
@@ -124,7 +124,7 @@ static int child_check(void *arg, int out_fd)
 		return 1;
 	}
 	if ((!strncmp(dir, v->d->run->mount, n) && (dir[n] == '/' || !dir[n])) ||
-	    (*loop && loopdev_carries(loop, dir))) {
+	    (*device && blkdev_carries(device, dir))) {
 		dprintf(out_fd, "%s is on this very device\n", dir);
 		return 1;
 	}

@@ -48,7 +48,7 @@ static bool inspect(const char *dir, const char *name, struct row *r)
 
 	r->answer.len = 0;
 	r->answer.text[0] = '\0';
-	r->device = r->st.loop;
+	r->device = r->st.path;
 	if (ctl_talk(dir, name, "state", ASK_MS, keep, &r->answer, &err) == 0) {
 		nl = strchr(r->answer.text, '\n');
 		r->state = r->answer.text;

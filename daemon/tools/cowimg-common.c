@@ -56,14 +56,11 @@ int img_fail(const struct img_cmd *cmd, int code, const struct cow_err *err)
 int img_fail_msg(const struct img_cmd *cmd, const char *fmt, ...)
 {
 	struct cow_err err = { 0 };
-	char msg[COW_ERR_MAX];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(msg, sizeof(msg), fmt, ap);
+	cow_err_vset(&err, -EIO, fmt, ap);
 	va_end(ap);
-	/* Through cow_err_set(), so that a name cannot forge a second line. */
-	cow_err_set(&err, -EIO, "%s", msg);
 	return say(cmd, err.msg, reason);
 }
 

@@ -12,8 +12,7 @@
 
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_OPEN,
-	{ 's', "offset", "OFFSET", "first byte (default: 0)" },
-	{ 'l', "length", "LENGTH", "bytes; required" },
+	IMG_CLI_RANGE,
 	IMG_CLI_PROGRESS,
 	IMG_CLI_QUIET,
 	{ 0, NULL, NULL, NULL },

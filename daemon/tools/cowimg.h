@@ -71,6 +71,9 @@ struct img_cmd {
 	{ IMG_OPT_OUTPUT, "output", "human|json", "for people (default) or for programs" }
 #define IMG_CLI_PROGRESS \
 	{ 'p', "progress", NULL, "show a bar on a terminal; SIGUSR1 prints a line in any case" }
+#define IMG_CLI_RANGE \
+	{ 's', "offset", "OFFSET", "first byte (default: 0)" }, \
+	{ 'l', "length", "LENGTH", "bytes; required" }
 #define IMG_CLI_QUIET { 'q', "quiet", NULL, "print nothing but errors" }
 
 /* First in main(): messages of libcow become part of the one sentence of img_fail(). */
