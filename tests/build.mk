@@ -4,6 +4,8 @@
 #   tests/*/*.sh                                 one test each (not lib, bench)
 #   tests/fuzz/*.c                               one fuzz target each
 #   tests/bench/*.c                              helpers of tests/bench/bench
+#   tests/lab/*.c                                programs for tests/lab/*.sh, which run
+#                                                under other kernels (tests/lab/lab)
 # C tests link libcow statically, so that they see its hidden symbols too; what
 # the formats, the front end and the daemon define can be pulled in as well.
 
@@ -17,13 +19,15 @@ FUZZ_SRCS := $(wildcard tests/fuzz/*.c)
 FUZZ_BINS := $(patsubst %.c,$(BUILD)/%,$(FUZZ_SRCS))
 BENCH_SRCS := $(wildcard tests/bench/*.c)
 BENCH_BINS := $(if $(filter yes,$(HAVE_FUSE)),$(patsubst %.c,$(BUILD)/%,$(BENCH_SRCS)))
-SRCS += $(TEST_SRCS) $(FUZZ_SRCS) $(BENCH_SRCS)
+LAB_SRCS := $(wildcard tests/lab/*.c)
+LAB_BINS := $(patsubst %.c,$(BUILD)/%,$(LAB_SRCS))
+SRCS += $(TEST_SRCS) $(FUZZ_SRCS) $(BENCH_SRCS) $(LAB_SRCS)
 
 FUZZ_RUNS  ?= 1000000
 CHECK_FUZZ_RUNS ?= 20000
 FUZZ_RSS_MB ?= 2048
 # A test that calls make again must not see other answers than this make.
-TEST_MAKE = make CC='$(CC)' $(foreach w,FUSE URING BLKID XXHASH,WITH_$w=$(WITH_$w))
+TEST_MAKE = make CC='$(CC)' $(foreach w,FUSE URING BLKID XXHASH DEVMAPPER,WITH_$w=$(WITH_$w))
 RUN = BUILD='$(abspath $(BUILD))' SAN='$(SAN)' TEST_MAKE="$(TEST_MAKE)" sh tests/run
 
 $(BUILD)/tests/%.o: OBJ_CPPFLAGS = -iquote daemon/lib -iquote formats -iquote tests -iquote tests/lib \
@@ -40,7 +44,7 @@ TEST_ARCHIVES := $(addprefix $(BUILD)/lib/,libtest.a libcowd-test.a libfuse-test
 # The old kind of rpath, which holds for what a loaded plugin needs as well: libcow.so.0.
 TEST_LINK = $(ALL_LDFLAGS) -rdynamic -L$(BUILD)/lib -ltest -lcowd-test -lfuse-test -ldscow-test \
 	-Wl,--whole-archive -lcow-test -Wl,--no-whole-archive -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../../lib' \
-	$(LIBCOW_LIBS) $(FUSE_LIBS) $(BLKID_LIBS)
+	$(LIBCOW_LIBS) $(FUSE_LIBS)
 
 $(TEST_BINS): $(BUILD)/%: $(BUILD)/%.o $(TEST_ARCHIVES)
 	$(call say,LINK,$@)
@@ -51,13 +55,17 @@ $(BENCH_BINS): $(BUILD)/%: $(BUILD)/%.o
 	$(call say,LINK,$@)
 	$(Q)$(CC) -o $@ $< $(ALL_LDFLAGS) $(FUSE_LIBS) $(URING_LIBS)
 
+$(LAB_BINS): $(BUILD)/%: $(BUILD)/%.o
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $< $(ALL_LDFLAGS)
+
 # libFuzzer brings main(); the coverage instrumentation is in CFLAGS (see fuzz-bins).
 $(FUZZ_BINS): $(BUILD)/%: $(BUILD)/%.o $(TEST_ARCHIVES)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -fsanitize=fuzzer -o $@ $< $(TEST_LINK)
 
-# Under sanitizers: not what builds the tree a second time by itself.
-TEST_SKIP := $(if $(SAN),tests/cli/install.sh tests/fuzz/%)
+# Under sanitizers: not what builds the tree a second time by itself, nor under emulation.
+TEST_SKIP := $(if $(SAN),tests/cli/install.sh tests/fuzz/% tests/lab/%)
 RUN_BINS := $(TEST_ALL)
 RUN_SH   := $(filter-out $(TEST_SKIP),$(TEST_SH))
 ifneq ($(TESTS),)
@@ -73,7 +81,8 @@ check:
 check-root:
 	$(Q)test "$$(id -u)" = 0 || { echo 'check-root: must be run as root' >&2; exit 1; }
 	$(Q)$(MAKE) check
-check-now: test-bins check-headers check-includes $(if $(filter tests/fuzz/%,$(RUN_SH)),fuzz-bins-if-clang)
+check-now: test-bins check-headers check-includes $(if $(filter tests/fuzz/%,$(RUN_SH)),fuzz-bins-if-clang) \
+  $(if $(filter tests/lab/%,$(RUN_SH)),lab-ready)
 	$(Q)FAULT=$${FAULT:-quick} FUZZ_RUNS=$(CHECK_FUZZ_RUNS) $(RUN) $(RUN_BINS) $(RUN_SH)
 check-c: test-bins
 	$(Q)FAULT=$${FAULT:-quick} $(RUN) $(RUN_BINS)
@@ -84,11 +93,12 @@ check-asan-now: test-bins
 	$(Q)FAULT=$${FAULT:-quick} $(RUN) $(RUN_BINS) $(RUN_SH)
 # Those that do more with FAULT=full.
 LONG_BINS := $(BUILD)/tests/fault/% $(BUILD)/tests/frontend/kill9
-LONG_SH   := tests/fault/% tests/frontend/mkfs.sh tests/scale/%
+LONG_SH   := tests/fault/% tests/frontend/mkfs.sh tests/scale/% \
+	$(foreach t,kill9 crash faults races stress,tests/lab/$t.sh)
 check-fault:
 	$(Q)sh contrib/build/setup.sh build test
 	$(Q)$(MAKE) check-fault-now
-check-fault-now: test-bins
+check-fault-now: test-bins lab-ready
 	$(Q)FAULT=full TEST_TIMEOUT=$${TEST_TIMEOUT:-7200} $(RUN) $(filter $(LONG_BINS),$(RUN_BINS)) \
 	  $(filter $(LONG_SH),$(RUN_SH))
 check-valgrind:
@@ -100,6 +110,32 @@ check-valgrind-now: test-bins
 	$(Q)FAULT=quick TEST_TIMEOUT=$${TEST_TIMEOUT:-3600} \
 	  TEST_WRAP='valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite' \
 	  $(RUN) $(filter-out $(VALGRIND_SKIP),$(filter $(foreach d,unit format fault,$(BUILD)/tests/$d/%),$(RUN_BINS)))
+
+# ---- the tests of tests/lab, kernel by kernel ----
+
+LAB_KERNELS ?= 6.1 6.12 7
+# Fetching a kernel is not part of a test's time. Without it the tests say why they skip.
+lab-ready: $(LAB_BINS)
+	$(Q)! command -v qemu-system-x86_64 >/dev/null || \
+	  tests/lab/kernels "$${LAB_KERNEL:-6.1}" >/dev/null || true
+check-kernels:
+	$(Q)sh contrib/build/setup.sh build test $(filter debug,$(LAB_KERNELS))
+	$(Q)$(MAKE) check-kernels-now
+# All kernels have their turn, whatever fails; logs go to test-logs/KERNEL.
+check-kernels-now: all $(LAB_BINS)
+	$(Q)failed=; for k in $(LAB_KERNELS); do \
+	  echo "== kernel $$k"; \
+	  tests/lab/kernels $$k >/dev/null && LAB_KERNEL=$$k FAULT=$${FAULT:-quick} \
+	    $(RUN) $(filter tests/lab/%,$(RUN_SH)) || failed="$$failed $$k"; \
+	  d='$(BUILD)/test-logs'; mkdir -p "$$d/$$k"; mv "$$d"/lab-*.log "$$d/$$k/" 2>/dev/null; \
+	done; [ -z "$$failed" ] || { echo "check-kernels: failed on:$$failed" >&2; exit 1; }
+
+# Speed of block devices, in the lab; `make bench` compares files on this machine.
+bench-lab:
+	$(Q)sh contrib/build/setup.sh build test bench
+	$(Q)$(MAKE) bench-lab-now
+bench-lab-now: all $(BENCH_BINS)
+	$(Q)BUILD='$(abspath $(BUILD))' python3 tests/bench/lab-dm $(BENCH_ARGS)
 
 # ---- fuzzing: an own object tree, instrumented by clang ----
 
@@ -131,4 +167,4 @@ check-includes:
 
 .PHONY: test-bins check check-root check-now check-c check-asan check-asan-now check-fault \
 	check-fault-now check-valgrind check-valgrind-now fuzz fuzz-now fuzz-bins fuzz-bins-if-clang \
-	check-headers check-includes
+	check-headers check-includes lab-ready check-kernels check-kernels-now bench-lab bench-lab-now

@@ -21,6 +21,11 @@ mkfs.ext4 -q base.raw
 sha256sum base.raw >base.sha
 dscow_tool -c ov.dscow base.raw >/dev/null
 
+# What is said of loop devices here is true of this front end; the others are tried by
+# tests/lab.
+cowd() {
+	command cowd --frontend=fuse "$@"
+}
 state() {	# NAME: as the list says
 	cowctl list --json | jq -r ".devices[] | select(.name == \"$1\") | .state"
 }
@@ -83,7 +88,7 @@ umount mnt
 
 subtest kill -9 with nothing else, twice, in the foreground too
 kill_9 vm
-cowd -f -p dscow vm ov.dscow >fg.out 2>fg.err &
+"$BUILD/bin/cowd" --frontend=fuse -f -p dscow vm ov.dscow >fg.out 2>fg.err &
 fg=$!
 wait_for 20 '[ -s fg.out ]'
 [ -b "$(cat fg.out)" ] || fail "printed '$(cat fg.out)'"
@@ -224,7 +229,50 @@ nothing_left vm
 cowd --force -p dscow vm ov.dscow >/dev/null 2>force.err || fail "--force: $(cat force.err)"
 cowctl stop vm
 
+subtest a front end that is asked for, and cannot
+for fe in dm ublk bridge; do
+	command cowd --probe="$fe" >probe.out || true
+	if [ -s probe.out ]; then
+		expect_fail "cowd --frontend=$fe -r -p raw vm base.raw" "^cowd: front end $fe: "
+		[ $status = 1 ] || fail "exit status $status"
+		[ "$said" = "cowd: front end $fe: $(cat probe.out)" ] || fail "said '$said'"
+		nothing_left vm
+	fi
+	expect_fail "cowd --no-loop --frontend=$fe -p dscow vm ov.dscow" 'no-loop is for .* fuse'
+	[ $status = 2 ] || fail "exit status $status"
+done
+expect_fail 'cowd --frontend=x -p dscow vm ov.dscow' '"x"; there are dm, ublk, bridge, fuse '
+
+subtest without a word on it, one that can is taken
+# An empty plugin folder apart from the formats: no module for nodes.
+mkdir plugins
+ln -s "$BUILD"/lib/cow/cow-*.so plugins/
+dev=$(COW_PLUGIN_DIR=$TMP/plugins command cowd -p raw -r vm base.raw 2>auto.err) || fail "$(cat auto.err)"
+cowctl status vm --json >auto.json
+case $(jq -r .frontend auto.json) in
+ublk) n=1 ;;
+fuse) n=3 ;;
+*) fail "took $(jq -r .frontend auto.json)" ;;
+esac
+[ "$(jq -r '.passed_over | length' auto.json)" = $n ] || fail "passed over: $(cat auto.json)"
+jq -e '.passed_over[0] | test("^dm: .")' auto.json >/dev/null || fail "no reason: $(cat auto.json)"
+[ "$(jq -r .device auto.json)" = "$dev" ] || fail "printed '$dev'"
+cowctl stop vm
+nothing_left vm
+
+subtest what ordinary users get
+if command -v setpriv >/dev/null 2>&1; then
+	setpriv --reuid=65534 --regid=65534 --clear-groups "$BUILD/bin/cowd" --probe >user.out || true
+	for fe in dm ublk bridge; do
+		grep -Eq "^$fe +no +." user.out || fail "$fe: $(cat user.out)"
+	done
+fi
+
 subtest probe
+command cowd --probe >probe.out || fail "status $?: $(cat probe.out)"
+[ "$(cut -d ' ' -f 1 probe.out | tr '\n' ' ')" = 'dm ublk bridge fuse ' ] || fail "$(cat probe.out)"
+! grep -Evq '^[a-z]+ +(yes|no) +[^ ]' probe.out || fail "a line without an answer or a reason: $(cat probe.out)"
+grep -Eq '^fuse +yes ' probe.out || fail "$(cat probe.out)"
 cowd --probe=fuse >probe.out || fail "status $?: $(cat probe.out)"
 [ ! -s probe.out ] || fail "says something"
 status=0

@@ -18,7 +18,7 @@ mk install
 mk install-dev
 for f in bin/cowimg bin/dscow_tool lib/libcow.so.0 lib/libcow.so lib/cow/cow-raw.so \
 	 lib/cow/cow-zero.so lib/cow/cow-dscow.so include/cow/format.h lib/pkgconfig/cow.pc \
-	 lib/systemd/system/cowd@.service share/bash-completion/completions/cowctl; do
+	 lib/systemd/system/cowd@.service lib/udev/rules.d/12-cowd.rules share/bash-completion/completions/cowctl; do
 	[ -e "$D/opt/cow/$f" ] || fail "$f was not installed"
 done
 for page in man/*.[1-8]; do
@@ -37,14 +37,35 @@ subtest "the installed programs run from where they are"
 ldd "$D/opt/cow/bin/cowimg" | grep -q "libcow.so.0 => $D/opt/cow/bin/../lib/libcow.so.0" ||
 	fail "the installed cowimg does not use the installed libcow"
 
-subtest "libcow exports cow_ only, a plugin one symbol"
+subtest "libcow exports cow_ only, a plugin or module one symbol"
 nm -D --defined-only "$D/opt/cow/lib/libcow.so.0" | awk '$2 != "A" { print $3 }' >"$TMP/syms"
 [ -s "$TMP/syms" ] || fail "libcow exports nothing"
 ! grep -v '^cow_' "$TMP/syms" || fail "libcow exports these"
 for p in "$D"/opt/cow/lib/cow/*.so; do
-	[ "$(nm -D --defined-only "$p" | awk '{ print $3 }')" = cow_format_register ] ||
-		fail "$p exports more than cow_format_register"
+	case ${p##*/} in
+	cow-*) only=cow_format_register ;;
+	*) only=cow_module_register ;;
+	esac
+	[ "$(nm -D --defined-only "$p" | awk '{ print $3 }')" = $only ] ||
+		fail "$p exports more than $only"
 done
+# What most runs do not need is not loaded with the program.
+for p in cowd cowfuse; do
+	! ldd "$D/opt/cow/"*bin/$p 2>/dev/null | grep -E 'libdevmapper|libblkid|libudev' ||
+		fail "$p is linked with these"
+done
+
+subtest "without libdevmapper everything else is built, and it is said what is left out"
+mkdir "$TMP/without"
+WITH_DEVMAPPER=no sh contrib/build/probe.sh "$TMP/without/config.mk" >"$TMP/said"
+grep -q 'LEFT OUT.* devmapper' "$TMP/said" && grep -q 'without devmapper: no /dev/mapper' "$TMP/said" ||
+	fail "$(cat "$TMP/said")"
+$TEST_MAKE BUILD="$TMP/without" WITH_DEVMAPPER=no -n all >"$TMP/plan"
+grep -q "$TMP/without/bin/cowimg" "$TMP/plan" || fail "make -n shows nothing"
+! grep -E 'cowd-dm|ldevmapper' "$TMP/plan" || fail "cowd-dm.so is built all the same"
+$TEST_MAKE BUILD="$TMP/without" WITH_DEVMAPPER=no "$TMP/without/daemon/cowd/dmnode.o" >"$TMP/log" 2>&1 ||
+	fail "$(cat "$TMP/log")"
+grep -q 'built without libdevmapper' "$TMP/without/daemon/cowd/dmnode.o" || fail "no sentence"
 
 subtest "a plugin built against the installed headers is loaded"
 mkdir "$TMP/plugin"

@@ -169,3 +169,39 @@ echo 'present_bytes cowimg info' | tr ' ' '\n' | all_in man/dscow_tool.1 'word'
 [ "$(wc -l <"$TMP/code")" -ge 20 ] || fail 'the counters were not found'
 sed -n '/^\.Sh OPENMETRICS/,/^\.Sh FILES/s/^\.It Va //p' $page | tr -s ', ' '\n' | sort |
 	diff "$TMP/code" - >&2 || fail 'counters: cowd (<) and the page (>) differ'
+
+subtest "the target: table line, status, records"
+page=man/dm-userspace.4
+rst=kernel-compat/dm-userspace.rst
+api=kernel-compat/uapi/linux/dm-userspace.h
+target=kernel-compat/dmu-target.c
+sed -n 's/^	\[GIVEN_[A-Z_]*\] = "\(.*\)",$/\1/p' $target | sort >"$TMP/code"
+[ "$(wc -l <"$TMP/code")" -ge 6 ] || fail 'the features were not found'
+all_in $page feature <"$TMP/code"
+sed -n '/^Table line$/,/^Status$/s/^\([a-z]*_*[a-z_]*:\{0,1\}\)[A-Z]*$/\1/p' $rst | grep . | sort |
+	diff "$TMP/code" - >&2 || fail "features: the target (<) and $rst (>) differ"
+sed -n 's/.*argv\[0\], "\([a-z_]*\)").*/\1/p' $target >"$TMP/messages"
+all_in $page message <"$TMP/messages"
+while read -r word; do
+	sed -n '/^Messages$/,/^Events$/p' $rst | grep -Eq "^$word( [A-Z]+)?\$" || fail "$rst: message $word"
+done <"$TMP/messages"
+# As many fields as the sources print, by the same names in both.
+fields=$(sed -n 's/.*DMEMIT("\(%s %s %s [%a-z ]*\)".*/\1/p' $target | tr -cd % | wc -c)
+sed -n '/^\.Ss Status/,/^\.Ss Messages/s/^\.It //p' $page >"$TMP/status"
+[ "$fields" -ge 10 ] && [ "$(wc -l <"$TMP/status")" = "$fields" ] || fail "$page: fields of the status"
+tr a-z A-Z <"$TMP/status" | paste -sd ' ' >"$TMP/upper"
+sed -n 's/^	\(KEY MODE DAEMON .*\)$/\1/p' $rst | diff "$TMP/upper" - >&2 || fail "$rst: fields of the status"
+sed -n 's/^#define \(DMU_[A-Z_]*\)	.*/\1/p' $api |
+	grep -Ev '_(MIN|SHIFT|SECTORS|BYTES_MAX)$|^DMU_(FEATURES|NODE|KEY_MAX|DEVICES_MAX)$' | all_in $page constant
+sed -n 's|^#define \(DMU_[A-Z]*\)[	0-9]*/\* struct dmu_.*|\1|p' $api >"$TMP/records"
+[ "$(wc -l <"$TMP/records")" = 15 ] || fail 'the records were not found'
+while read -r word; do
+	grep -q "\`\`$word\`\`" $rst || fail "$rst does not name $word"
+done <"$TMP/records"
+if python3 -c 'import docutils' 2>/dev/null; then
+	python3 - $rst <<'END' || fail "$rst is not reStructuredText"
+import sys, docutils.core
+docutils.core.publish_file(source_path=sys.argv[1], writer_name='null',
+                           settings_overrides={'report_level': 1, 'halt_level': 1})
+END
+fi

@@ -22,6 +22,8 @@ function text(line,    n, t, i, x, out, glue) {
 		x = t[i]
 		if (x == "Ns") { glue = 1; continue }
 		if (x == "Ar" || x == "Cm" || x == "No") continue
+		if (x == "Oo") { out = out (glue ? "" : " ") "["; glue = 1; continue }
+		if (x == "Oc") { out = out "]"; continue }
 		if (x == "Fl" && t[i + 1] == "Fl") { x = "--" t[i + 2]; i += 2 }
 		else if (x == "Fl") { x = "-" t[i + 1]; i++ }
 		out = out (glue || x == "," ? "" : " ") x
@@ -55,7 +57,7 @@ heads() {	# PAGE SUBSECTION: "head OPTION" and "want -x" lines
 }
 
 program_heads() {	# COMMAND: its help's options, as the page spells them
-	$1 --help | sed -n 's/^ \{2,6\}\(\(-., \)\{0,1\}--[a-z-]*\(=[^ ]*\)\{0,1\}\)\( .*\)\{0,1\}$/\1/p'
+	$1 --help | sed -n 's/^ \{2,6\}\(\(-., \)\{0,1\}--[a-z-]*\(\[\{0,1\}=[^ ]*\)\{0,1\}\)\( .*\)\{0,1\}$/\1/p'
 }
 
 agree() {	# WHAT: $TMP/code and $TMP/page, unsorted
@@ -85,7 +87,7 @@ for program in "$BUILD"/bin/*; do
 	agree "$name"
 	# The short way to the names, which scripts and completion use, says the same.
 	"$program" --long-options | sort >"$TMP/long"
-	sed 's/^-., //;s/=.*//' "$TMP/code" | sort | diff - "$TMP/long" || fail "$name --long-options"
+	sed 's/^-., //;s/\[*=.*//' "$TMP/code" | sort | diff - "$TMP/long" || fail "$name --long-options"
 done
 
 subtest options of the verbs of cowimg

@@ -56,8 +56,9 @@ done
 sed -n 's/^MANS := //p' man/build.mk | grep -qF 'man/*.[1-8]' || fail 'man/build.mk does not install all pages'
 
 subtest links lead to pages
-elsewhere='cp 1 dd 1 fusermount3 1 qemu-img 1 sh 1 fallocate 2 fdatasync 2 fsync 2 lseek 2 openat2 2 stat 2
-	dlopen 3 fstab 5 unix 7 losetup 8 mount 8 umount 8'
+elsewhere='cp 1 dd 1 fusermount3 1 qemu-img 1 sh 1 fallocate 2 fdatasync 2 fsync 2 lseek 2 openat2 2 read 2
+	stat 2 write 2
+	dlopen 3 fstab 5 unix 7 dmsetup 8 losetup 8 lsblk 8 mount 8 umount 8'
 for page in "$@"; do
 	own=${page#man/}
 	sed -n 's/.*[. (]Xr \([^ ]*\) \([1-8]\).*/\1 \2/p' "$page" | sort -u >"$TMP/links"
@@ -87,12 +88,21 @@ done || exit 1
 while read -r command rest; do
 	case $command in
 	make)
+		files='GNUmakefile */build.mk'
+		case $rest in
+		'-C '*)
+			rest=${rest#-C }
+			files=${rest%% *}/Makefile
+			rest=${rest#"${rest%% *}"}
+			[ -f "$files" ] || fail "README.md: there is no $files"
+			;;
+		esac
 		for target in $rest; do
-			grep -q "^$target:" GNUmakefile */build.mk || fail "README.md: make $target"
+			grep -q "^$target:" $files || fail "README.md: make $target"
 		done
 		continue
 		;;
-	ls | ldconfig | fusermount3 | mount | umount) continue ;;
+	ls | ldconfig | fusermount3 | modprobe | mount | umount) continue ;;
 	esac
 	[ -e "man/$command.1" ] || [ -e "man/$command.8" ] || fail "README.md: what is '$command'?"
 	[ -x "$BUILD/bin/$command" ] || continue	# built without FUSE

@@ -6,6 +6,10 @@
  * one image that survives all the kills. And a volatile map that does not
  * belong to the image as it is now must not be believed.
  *
+ * Some writes are made past the chain and then reported to it (COW_OP_WRITTEN), as
+ * the kernel does: a report that was not answered before the kill is sent again to
+ * whoever opens the image next, and now and then one that was.
+ *
  * Real files and real processes; what decides is what was acknowledged, never
  * how long something took.
  */
@@ -36,19 +40,26 @@
 #define LOCK_TRIES 60u
 
 /* What the child says before and after each operation. */
+enum said { BEGUN, ACKED, STORED };	/* STORED: its data is in the file, the report comes next */
+
 struct note {
-	uint32_t ack;
+	uint32_t said;		/* enum said */
 	uint32_t first, n;	/* sectors that get @id */
-	uint32_t pad;
+	uint32_t others;	/* written past the chain, then reported */
 	uint64_t id;
 };
+
+#define REPORTS 4u	/* newest reports kept, to be sent again */
 
 struct bench {
 	char dir[512], base[600], over[600], run[600];
 	uint64_t acked[SECTORS];
 	struct note pending;	/* begun, not acknowledged; n 0: none */
+	struct note reports[REPORTS];	/* a ring; n 0: none */
+	uint64_t nreports, again;
 	uint64_t next_id;
 	bool sync_io;
+	bool die_stored;	/* children end by their own hand before a report */
 	uint64_t lost_ok;	/* sectors that got the pending value */
 	uint64_t adopted;
 };
@@ -182,7 +193,29 @@ static void say(int fd, const struct note *n)
 		_exit(3);
 }
 
-static int child_op(struct cow_chain *c, const struct note *n, uint64_t kind)
+static int report(struct cow_chain *c, const struct note *n)
+{
+	return rig_request(c, COW_OP_WRITTEN, 0, (uint64_t)n->first * SECTOR,
+			   (uint64_t)n->n * SECTOR, NULL);
+}
+
+/* As the kernel does it: the data goes to its place in the file, then the chain hears of it. */
+static int child_other(struct cow_chain *c, struct note *n, int file, int fd, const void *buf,
+		       bool die)
+{
+	uint64_t shift = cow_chain_image(c, 0)->linear_shift;
+	uint64_t off = (uint64_t)n->first * SECTOR, len = (uint64_t)n->n * SECTOR;
+
+	if (pwrite(file, buf, len, (off_t)(shift + off)) != (ssize_t)len)
+		_exit(7);
+	n->said = STORED;
+	say(fd, n);
+	if (die)
+		raise(SIGKILL);
+	return report(c, n);
+}
+
+static int child_op(struct cow_chain *c, struct note *n, uint64_t kind, int file, int fd, bool die)
 {
 	static uint64_t buf[RUN_SECTORS * SECTOR / 8];
 	uint64_t off = (uint64_t)n->first * SECTOR, len = (uint64_t)n->n * SECTOR;
@@ -193,7 +226,8 @@ static int child_op(struct cow_chain *c, const struct note *n, uint64_t kind)
 		return cow_chain_discard(c, off, len);
 	for (uint32_t i = 0; i < n->n; i++)
 		fill_sector(buf + i * SECTOR / 8, n->first + i, n->id);
-	return cow_chain_pwrite(c, buf, len, off);
+	return n->others ? child_other(c, n, file, fd, buf, die) :
+			   cow_chain_pwrite(c, buf, len, off);
 }
 
 /* Writes until it is killed, or @ops operations long, and then closes when @close. */
@@ -202,14 +236,19 @@ static void child(struct bench *b, int fd, uint64_t seed, uint64_t ops, bool clo
 	struct rig rng = { .rng = seed };
 	struct cow_chain *c = open_chain(b, COW_OPEN_WRITE);
 	uint32_t per = GRANULE / SECTOR;
+	int file = open(b->over, O_WRONLY);
 
+	if (file < 0)
+		_exit(8);
 	for (uint64_t i = 0; i < ops; i++) {
-		uint64_t kind = rig_rand(&rng, 12);
+		uint64_t kind = rig_rand(&rng, 16);
 		struct note n = { .id = b->next_id + i };
 
 		n.n = 1 + (uint32_t)rig_rand(&rng, RUN_SECTORS);
 		n.first = (uint32_t)rig_rand(&rng, SECTORS - n.n);
-		if (kind == 1) {	/* discard: whole granules, so that all become zeroes */
+		n.others = kind >= 10;
+		/* A discard becomes zeroes only in whole granules, and others write nothing else. */
+		if (kind == 1 || n.others) {
 			n.first -= n.first % per;
 			n.n = per * (1 + n.n / per % 4);
 			n.first = (uint32_t)cow_min(n.first, SECTORS - n.n);
@@ -217,9 +256,9 @@ static void child(struct bench *b, int fd, uint64_t seed, uint64_t ops, bool clo
 		if (kind < 2)
 			n.id = ZERO_ID;
 		say(fd, &n);
-		if (child_op(c, &n, kind))
+		if (child_op(c, &n, kind, file, fd, b->die_stored && i >= ops / 2))
 			_exit(4);
-		n.ack = 1;
+		n.said = ACKED;
 		say(fd, &n);
 		if (rig_rand(&rng, 40) == 0 && cow_chain_flush(c))
 			_exit(5);
@@ -233,10 +272,12 @@ static void hear(struct bench *b, const struct note *n)
 {
 	if (n->id != ZERO_ID && n->id >= b->next_id)
 		b->next_id = n->id + 1;
-	if (!n->ack) {
+	if (n->said != ACKED) {
 		b->pending = *n;
 		return;
 	}
+	if (n->others)
+		b->reports[b->nreports++ % REPORTS] = *n;
 	for (uint32_t i = 0; i < n->n; i++)
 		b->acked[n->first + i] = n->id;
 	b->pending.n = 0;
@@ -264,7 +305,7 @@ static uint64_t life(struct bench *b, uint64_t notes, uint64_t ops, bool close_i
 	b->pending.n = 0;
 	while (read(fds[0], &n, sizeof(n)) == (ssize_t)sizeof(n)) {
 		hear(b, &n);
-		acks += n.ack;
+		acks += n.said == ACKED;
 		if (++heard == notes)
 			kill(pid, SIGKILL);
 	}
@@ -296,6 +337,23 @@ static void judge_sector(struct bench *b, uint64_t s, const uint64_t *got, bool 
 	     (unsigned long long)b->acked[s], (unsigned long long)got[0]);
 }
 
+/* What the kernel does when the next daemon is there: reports without an answer come again. */
+static void report_again(struct bench *b, struct cow_chain *c)
+{
+	if (b->pending.n && b->pending.said == STORED) {
+		CHECK_EQ(report(c, &b->pending), 0);
+		for (uint32_t i = 0; i < b->pending.n; i++)
+			b->acked[b->pending.first + i] = b->pending.id;
+		b->pending.n = 0;
+		b->again++;
+	}
+	for (unsigned i = 0; i < REPORTS; i++) {
+		if (b->reports[i].n && test_rand_below(2))
+			CHECK_EQ(report(c, &b->reports[i]), 0);
+		b->reports[i].n = 0;
+	}
+}
+
 /* Opens, checks, compares. @lossy: unflushed writes may be gone. Returns blocks adopted. */
 static uint64_t judge(struct bench *b, uint32_t flags, bool lossy)
 {
@@ -305,6 +363,8 @@ static uint64_t judge(struct bench *b, uint32_t flags, bool lossy)
 	struct cow_report rep = { 0 };
 	struct cow_err err = { 0 };
 
+	if (flags & COW_OPEN_WRITE && !lossy)
+		report_again(b, c);
 	for (uint64_t off = 0; off < DISK; off += sizeof(buf)) {
 		CHECK_EQ(cow_chain_pread(c, buf, sizeof(buf), off), 0);
 		for (uint64_t i = 0; i < sizeof(buf) / SECTOR; i++)
@@ -327,6 +387,8 @@ static void empty_overlay(struct bench *b)
 	if (rc)
 		FAIL("%s", cow_err_text(&err, rc));
 	CHECK_EQ(cow_chain_close(c), 0);
+	/* What was reported of the overlay before is no longer true. */
+	memset(b->reports, 0, sizeof(b->reports));
 }
 
 TEST(nothing_acknowledged_is_lost)
@@ -351,7 +413,8 @@ TEST(nothing_acknowledged_is_lost)
 		}
 		/* An operation that was cut off may show or not; looking settles which, once. */
 		if (b.pending.n || test_rand_below(2))
-			b.adopted += judge(&b, 0, false);
+			b.adopted += judge(&b, b.pending.said == STORED ? COW_OPEN_WRITE : 0,
+					   false);
 		if (test_rand_below(2))
 			b.adopted += judge(&b, COW_OPEN_WRITE, false);
 		if (i % COMMIT_EVERY == COMMIT_EVERY - 1)
@@ -359,9 +422,33 @@ TEST(nothing_acknowledged_is_lost)
 	}
 	judge(&b, COW_OPEN_WRITE, false);
 	CHECK(b.adopted > kills / 4);
+	CHECK(b.nreports > kills);
 	printf("kill -9: seed %llu, %u kills (%u clean ends among them), %llu writes acknowledged, "
-	       "0 lost; %llu blocks adopted\n", (unsigned long long)test_seed(), kills, closes,
-	       (unsigned long long)acks, (unsigned long long)b.adopted);
+	       "%llu reported, 0 lost; %llu reports came again, %llu blocks adopted\n",
+	       (unsigned long long)test_seed(), kills, closes, (unsigned long long)acks,
+	       (unsigned long long)b.nreports, (unsigned long long)b.again,
+	       (unsigned long long)b.adopted);
+	bench_free(&b);
+}
+
+/* Each life ends between the data of a report and the report itself. */
+TEST(reports_come_again)
+{
+	static struct bench b;
+	unsigned kills = rig_full() ? 200 : 20;
+
+	cow_log_set_level(COW_LOG_WARN);
+	bench_init(&b);
+	b.die_stored = true;
+	for (unsigned i = 0; i < kills; i++) {
+		b.sync_io = test_rand_below(2);
+		life(&b, UINT64_MAX, 100, false);
+		CHECK_EQ(b.pending.said, STORED);
+		judge(&b, COW_OPEN_WRITE, false);
+		if (i % COMMIT_EVERY == COMMIT_EVERY - 1)
+			empty_overlay(&b);
+	}
+	CHECK_EQ(b.again, kills);
 	bench_free(&b);
 }
 

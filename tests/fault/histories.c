@@ -17,10 +17,11 @@
 #define RANDOM_FULL 3u	/* random images at each position */
 #define RANDOM_QUICK 1u
 
-enum letter { NEW, REWRITE, STRADDLE, ZERO, DISCARD, FLUSH, RESIZE, LETTERS };
+enum letter { NEW, REWRITE, STRADDLE, ZERO, DISCARD, FLUSH, RESIZE, OTHERS, LETTERS };
 
 static const char *const letters[] = {
 	"write-new", "rewrite", "straddle", "zero", "discard", "flush", "resize",
+	"written-by-others",
 };
 
 struct history {
@@ -63,6 +64,11 @@ static void letter_op(struct history *h, enum letter l, struct rig_op *op)
 	case FLUSH:
 		op->kind = RIG_FLUSH;
 		break;
+	case OTHERS:	/* straddles a block's end, and the image's when that was cut to two blocks */
+		op->kind = RIG_WRITTEN;
+		op->off = 2 * block - h->r.cfg.granule;
+		op->len = cow_min(2 * (uint64_t)h->r.cfg.granule, size - op->off);
+		return;
 	default:
 		op->kind = RIG_RESIZE;
 		/* The short size cuts one granule of what straddles in two, and another one off. */

@@ -20,17 +20,13 @@ at_exit 'umount -l "$mnt" 2>/dev/null || true'
 head -c 4194304 /dev/urandom >"$TMP/base"
 dscow_tool -c "$img" "$TMP/base" >/dev/null
 
-options() {
-	findmnt -n -o OPTIONS --target "$mnt"
-}
-
 closed() {
 	! grep -q " $mnt " /proc/mounts && dscow_tool -r 4194304 "$img" >/dev/null 2>&1
 }
 
 subtest "mount -t fuse.cowfuse"
 mount -t fuse.cowfuse "$img" "$mnt" -o format=dscow,ro
-case ,$(options), in *,ro,*) ;; *) fail "options are $(options)" ;; esac
+case ,$(mount_options "$mnt"), in *,ro,*) ;; *) fail "options are $(mount_options "$mnt")" ;; esac
 cmp "$mnt/disk" "$TMP/base"
 umount "$mnt"
 wait_for 20 closed

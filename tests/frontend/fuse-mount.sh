@@ -12,10 +12,6 @@ at_exit 'umount -l "$mnt" 2>/dev/null || true'
 head -c 4194304 /dev/urandom >"$TMP/base"
 dscow_tool -c "$img" "$TMP/base" >/dev/null
 
-options() {
-	findmnt -n -o OPTIONS --target "$mnt"
-}
-
 # The server is through: nobody holds the image any more.
 closed() {
 	! grep -q " $mnt " /proc/mounts && cowimg check -f dscow "$img" >/dev/null 2>&1 &&
@@ -30,12 +26,12 @@ server() {
 
 subtest "read-only by default"
 cowfuse -p dscow "$img" "$mnt"
-case ,$(options), in *,ro,*) ;; *) fail "options are $(options)" ;; esac
+case ,$(mount_options "$mnt"), in *,ro,*) ;; *) fail "options are $(mount_options "$mnt")" ;; esac
 [ "$(findmnt -n -o FSTYPE --target "$mnt")" = fuse.cowfuse ] || fail "type"
 [ "$(findmnt -n -o SOURCE --target "$mnt")" = "$img" ] || fail "source"
 expect_fail "echo x | dd of='$mnt/disk' conv=notrunc status=none" "[Rr]ead-only"
 cmp "$mnt/disk" "$TMP/base"
-case $(options) in *nosuid*nodev*) ;; *) fail "options are $(options)" ;; esac
+case $(mount_options "$mnt") in *nosuid*nodev*) ;; *) fail "options are $(mount_options "$mnt")" ;; esac
 fusermount3 -u "$mnt"
 wait_for 20 closed
 

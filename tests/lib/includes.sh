@@ -5,7 +5,7 @@
 #	formats, daemon/tools, fuse  may include cow/ and their own folder
 #	                             (tools also what cowctl shares with the daemon)
 #	daemon/lib                   may include cow/ and its own folder
-#	daemon/cowd                  may include cow/, its own folder, lib/, fuse/
+#	daemon/cowd                  may include cow/, its own folder, lib/, fuse/, the kernel's ABI
 #	daemon/include/cow           may include cow/
 # Tests are free. Prints each line that breaks this and exits 1.
 set -eu
@@ -45,5 +45,5 @@ only formats "^($cow|formats/)"
 only daemon/lib "^($cow|daemon/lib/)"
 only daemon/tools "^($cow|daemon/tools/|daemon/cowd/(proto|rundir)[.]h)"
 only fuse "^($cow|fuse/)"
-only daemon/cowd "^($cow|daemon/cowd/|daemon/lib/|fuse/)"
+only daemon/cowd "^($cow|daemon/cowd/|daemon/lib/|fuse/|kernel-compat/uapi/)"
 exit $bad

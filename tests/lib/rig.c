@@ -210,10 +210,18 @@ void rig_random(struct rig *r, struct rig_op *op, uint64_t unit)
 		op->kind = RIG_ZERO;
 	else if (dice >= 66)
 		op->kind = RIG_READ;
+	else if (dice >= 54)
+		op->kind = RIG_WRITTEN;
 	if (op->kind == RIG_FLUSH || op->kind == RIG_READ)
 		op->fua = false;
 	if (op->kind != RIG_FLUSH)
 		random_range(r, op, unit);
+	if (op->kind == RIG_WRITTEN) {
+		uint64_t end = cow_round_up(op->off + op->len, r->cfg.granule);
+
+		op->off = cow_round_down(op->off, r->cfg.granule);
+		op->len = cow_min(cow_min(end, model_size(r->m)) - op->off, RIG_MAX);
+	}
 }
 
 struct wait {
@@ -268,6 +276,7 @@ static void tell_model(struct rig *r, const struct rig_op *op)
 {
 	switch (op->kind) {
 	case RIG_WRITE:
+	case RIG_WRITTEN:
 		model_write(r->m, op->off, op->len, r->buf);
 		break;
 	case RIG_ZERO:
@@ -289,11 +298,15 @@ static int send_op(struct rig *r, const struct rig_op *op)
 	static const enum cow_op to[] = {
 		[RIG_WRITE] = COW_OP_WRITE, [RIG_ZERO] = COW_OP_ZERO,
 		[RIG_DISCARD] = COW_OP_DISCARD, [RIG_FLUSH] = COW_OP_FLUSH,
+		[RIG_WRITTEN] = COW_OP_WRITTEN,
 	};
 	struct cow_err err = { 0 };
 
 	if (op->kind == RIG_RESIZE)
 		return cow_chain_resize(r->c, op->len, true, &err);
+	if (op->kind == RIG_WRITTEN)
+		cow_sim_write_other(r->sim, RIG_OVER, r->buf, op->len,
+				    op->off + cow_chain_image(r->c, 0)->linear_shift);
 	return rig_request(r->c, to[op->kind], op->fua ? COW_REQ_FUA : 0, op->off, op->len, r->buf);
 }
 
@@ -304,7 +317,7 @@ int rig_do(struct rig *r, const struct rig_op *op)
 
 	if (op->kind == RIG_READ)
 		return do_read(r, op);
-	if (op->kind == RIG_WRITE)
+	if (op->kind == RIG_WRITE || op->kind == RIG_WRITTEN)
 		fill_random(r, r->buf, op->len);
 	if (op->kind == RIG_FLUSH)
 		flags |= MODEL_FLUSH;

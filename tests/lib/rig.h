@@ -40,7 +40,11 @@ struct rig {
 
 #define RIG_MAX (256u << 10)	/* longest write */
 
-enum rig_kind { RIG_WRITE, RIG_READ, RIG_ZERO, RIG_DISCARD, RIG_FLUSH, RIG_RESIZE, RIG_KINDS };
+enum rig_kind {
+	RIG_WRITE, RIG_READ, RIG_ZERO, RIG_DISCARD, RIG_FLUSH, RIG_RESIZE,
+	RIG_WRITTEN,	/* whole granules are written past the engine, then reported to it */
+	RIG_KINDS
+};
 
 struct rig_op {
 	enum rig_kind kind;

@@ -10,6 +10,7 @@
 #	expect_fail 'CMD' REGEX  CMD fails and says why in exactly one line on
 #	                         standard error that matches; sets $status, $said
 #	wait_for SECONDS 'CMD'   until CMD succeeds, or fails the test
+#	mount_options DIR        as the kernel has them
 #	subtest NAME             names what the lines below show; counts it as passed
 #	                         when the next one, or the end, is reached
 set -eu
@@ -108,4 +109,8 @@ wait_for() {
 		[ $test_tries -gt 0 ] || fail "waited $1 s in vain for: $2"
 		sleep 0.05
 	done
+}
+
+mount_options() {
+	findmnt -n -o OPTIONS --target "$1"
 }

@@ -181,7 +181,9 @@ TEST(state_file)
 	strcpy(a.format, "dscow");
 	strcpy(a.image, "/odd \"name\"\n\x01\\x.img");
 	strcpy(a.mount, "/run/x");
-	strcpy(a.loop, "/dev/loop3");
+	strcpy(a.frontend, "bridge");
+	strcpy(a.device, "/dev/loop3");
+	strcpy(a.path, "/dev/mapper/vm");
 	strcpy(a.views[2], "/mnt/a b");
 	CHECK_EQ(run_state_write(test_tmp(), "one", &a), 0);
 	CHECK_EQ(run_state_read(test_tmp(), "one", &b), 0);
@@ -189,18 +191,21 @@ TEST(state_file)
 	CHECK_STR(b.format, a.format);
 	CHECK_STR(b.image, a.image);
 	CHECK_STR(b.mount, a.mount);
-	CHECK_STR(b.loop, a.loop);
+	CHECK_STR(b.frontend, a.frontend);
+	CHECK_STR(b.device, a.device);
+	CHECK_STR(b.path, a.path);
 	CHECK_STR(b.views[0], "/mnt/a b");
 
 	/* Damage is skipped over, or refused as a whole; never believed. */
 	snprintf(path, sizeof(path), "%s/two.state", test_tmp());
 	f = fopen(path, "w");
 	CHECK(f);
-	fputs("pid 5\nloop \"/dev/lo\nview a b c\nmount /m\n\x01\x02\nimage /cut", f);
+	fputs("pid 5\ndevice \"/dev/lo\nview a b c\nmount /m\n\x01\x02\nimage /cut", f);
 	CHECK_EQ(fclose(f), 0);
 	CHECK_EQ(run_state_read(test_tmp(), "two", &b), 0);
 	CHECK_EQ(b.pid, 5);
-	CHECK_STR(b.loop, "");
+	CHECK_STR(b.device, "");
+	CHECK_STR(b.frontend, "");
 	CHECK_STR(b.views[0], "");
 	CHECK_STR(b.mount, "/m");
 	CHECK_STR(b.image, "");

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# kill -9 of cowd under load, again and again: whoever uses the node sees neither an
+# error nor a wrong byte. Two loads: payload, which knows what each sector holds, and fio
+# with its own verification. With the device-mapper target, what the kernel remembers is
+# served while no daemon runs. Afterwards the image is sound, the base as it was.
+#
+# environment: COW_FE (dm ublk), SEED, KILLS (20; FAULT=full 100)
+# TIMEOUT: 3600
+. tests/lib/lab-node.sh
+
+kills=20
+[ "${FAULT:-quick}" != full ] || kills=100
+kills=${KILLS:-$kills}
+seed=${SEED:-20061}
+hot_at=160 hot=8		# MiB: present and remembered
+fio_at=168 fio_size=24
+size=$((fio_at + fio_size))
+front_ends dm ublk
+
+node_lab -m 2048 -e KILLS
+pick_front_ends
+at_exit 'timeout 30 cowctl stop --force "$node" >/dev/null 2>&1 || true'
+
+nap() {	# MILLISECONDS: up to
+	rnd=$(((rnd * 1103515245 + 12345) & 0x7fffffff))
+	sleep "$(printf '0.%03d' $((rnd / 65536 % $1)))"
+}
+
+# Until $TMP/enough is there. Its last words are in $TMP/fio.
+fio_load() {
+	while [ ! -e "$TMP/enough" ]; do
+		fio --name=verify --filename="$disk" --allow_file_create=0 --offset=${fio_at}m \
+			--size=${fio_size}m --io_size=8m --rw=randrw --rwmixwrite=70 --bsrange=512-64k \
+			--ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 \
+			--verify_backlog=64 --verify_state_save=0 --randrepeat=0 --thread >"$TMP/fio" 2>&1 || return 1
+		fios=$((fios + 1))
+		echo $fios >"$TMP/fios"
+	done
+}
+
+hot() {
+	bounded 60 payload run -z -k 30 -t 2 -n 60 -f ${hot_at}M -l ${hot}M -S "$TMP/hot" "$disk" \
+		>"$TMP/hot.out" 2>&1 || fail "$1: remembered blocks: $(cat "$TMP/hot.out")"
+}
+
+# The daemon is dead; the next one may die too, while it takes over.
+successors() {
+	while [ $((rnd / 65536 % 4)) = 0 ]; do
+		cowd -f --frontend=$fe --log-level=error -p dscow "$node" /dev/mapper/over >/dev/null 2>&1 &
+		early=$!
+		nap 400
+		kill -9 $early 2>/dev/null || true
+		wait $early 2>/dev/null || true
+		died=$((died + 1))
+	done
+}
+
+one_kill() {
+	nap 700
+	kill -USR1 $load		# on to blocks that nobody asked for yet
+	nap 100
+	kill -9 "$pid"
+	died=$((died + 1))
+	wait_for 20 '[ ! -e /proc/$pid ]'
+	if [ $fe = dm ]; then
+		hot "kill $died, no daemon"
+	fi
+	successors
+	serve /dev/mapper/over
+	# Now and then the kernel forgets, and has to be told again by the new daemon.
+	if [ $fe = dm ] && [ $((rnd / 65536 % 3)) = 0 ]; then
+		dmsetup message "$node" 0 invalidate
+		hot "kill $died, told anew"
+	fi
+	kill -0 $load 2>/dev/null || fail "kill $died: $(cat "$TMP/load")"
+}
+
+for fe in $fes; do
+	subtest "$fe: a load through $kills kills"
+	slice base $size /dev/ram0
+	slice over $((size + 8)) /dev/ram1
+	payload fill -s "$seed" /dev/mapper/base
+	payload zero /dev/mapper/over
+	cowimg create -q -f dscow --overwrite -b /dev/mapper/base -F raw /dev/mapper/over
+	serve /dev/mapper/over
+	rm -f "$TMP/enough" "$TMP/state" "$TMP/hot"
+	rnd=$seed died=0 fios=0
+	echo 0 >"$TMP/fios"
+	payload fill -s "$seed" -f ${hot_at}M -l ${hot}M "$disk"
+	payload run -z -t 2 -n 10 -s "$seed" -f ${hot_at}M -l ${hot}M -S "$TMP/hot" "$disk" >/dev/null
+	"$BUILD/tests/lab/payload" run -s "$seed" -w 2M -l ${hot_at}M -S "$TMP/state" "$disk" \
+		>"$TMP/load" 2>&1 &
+	load=$!
+	wait_for 20 '[ -s "$TMP/load" ]'
+	fio_load &
+	fio=$!
+	n=0
+	while [ $n -lt "$kills" ]; do
+		one_kill
+		n=$((n + 1))
+	done
+	kill -TERM $load
+	: >"$TMP/enough"
+	wait $load || fail "after $died kills: $(cat "$TMP/load")"
+	wait $fio || fail "after $died kills: fio: $(tail -n 5 "$TMP/fio")"
+	echo "$fe: $died kills; $(tail -n 1 "$TMP/load"); fio runs: $(cat "$TMP/fios")"
+
+	subtest "$fe: every byte, served and at rest"
+	[ $fe != dm ] || dmsetup message "$node" 0 invalidate
+	payload verify -S "$TMP/state" "$disk"
+	payload verify -S "$TMP/hot" "$disk"
+	cowctl stop "$node"
+	check_image /dev/mapper/over
+	cowimg read -q -f dscow /dev/mapper/over "$TMP/flat"
+	payload verify -S "$TMP/state" "$TMP/flat"
+	payload verify -S "$TMP/hot" "$TMP/flat"
+	rm "$TMP/flat"
+
+	subtest "$fe: the base is as it was"
+	payload verify -s "$seed" /dev/mapper/base
+	drop over base
+done
