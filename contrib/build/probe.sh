@@ -8,6 +8,7 @@
 #
 # usage: probe.sh FILE
 # environment: CC PKG_CONFIG WITH_FUSE WITH_URING WITH_BLKID WITH_XXHASH
+#              WITH_DEVMAPPER
 #              (each WITH_* is auto, yes or no; yes and missing is an error)
 set -eu
 
@@ -63,9 +64,10 @@ feature() {
 {
 	echo "# Written by contrib/build/probe.sh: CC=$cc PKG_CONFIG=$pc"
 	echo "DEP_CPPFLAGS :="
-	feature FUSE fuse3 3.12 'no cowfuse, and no cowd (FUSE is its only front end so far)'
+	feature FUSE fuse3 3.12 'no cowfuse, and no cowd'
 	feature URING liburing 2.0 'plain system calls instead of io_uring: slower at depth'
 	feature BLKID blkid 2.30 'no partition files (p1..pN) in a mounted view'
+	feature DEVMAPPER devmapper 1.02.155 'no /dev/mapper nodes: the front ends dm, ublk and bridge cannot run'
 	feature XXHASH libxxhash 0.8.0 'nothing can be built: libcow needs it'
 } >"$tmp"
 

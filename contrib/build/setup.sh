@@ -5,7 +5,7 @@
 # as root it installs what is missing with apt-get; anywhere else it names what
 # is missing and fails. With nothing missing it does nothing and says nothing.
 #
-# usage: setup.sh GROUP...              groups: build test bench
+# usage: setup.sh GROUP...              groups: build test bench debug
 #        setup.sh --have-fuzzer [CLANG]   exit 0 if clang can link a fuzz target
 set -eu
 
@@ -19,6 +19,7 @@ build	libfuse3-dev	module fuse3
 build	liburing-dev	module liburing
 build	libxxhash-dev	module libxxhash
 build	libblkid-dev	module blkid
+build	libdevmapper-dev	module devmapper
 test	fuse3	cmd fusermount3
 test	util-linux	cmd setsid
 test	mount	cmd losetup
@@ -29,12 +30,29 @@ test	mandoc	cmd mandoc
 test	strace	cmd strace
 test	fio	cmd fio
 test	stress-ng	cmd stress-ng
+test	bonnie++	cmd bonnie++
+test	dbench	cmd dbench
 test	fdisk	cmd sfdisk
+test	dmsetup	cmd dmsetup
+test	udev	cmd udevadm
 test	valgrind	cmd valgrind
 test	clang	cmd clang
 test	libclang-rt-dev	fuzzer clang
 test	qemu-utils	cmd qemu-img
 test	qemu-system-common	cmd qemu-storage-daemon
+test	qemu-system-x86	cmd qemu-system-x86_64
+test	busybox-static	cmd busybox
+test	kmod	cmd modprobe
+test	cpio	cmd cpio
+test	xz-utils	cmd xz
+test	zstd	cmd zstd
+test	thin-provisioning-tools	cmd thin_check
+debug	bc	cmd bc
+debug	flex	cmd flex
+debug	bison	cmd bison
+debug	libelf-dev	header libelf.h
+debug	libssl-dev	header openssl/ssl.h
+debug	xz-utils	cmd xz
 bench	python3	cmd python3
 bench	qemu-utils	cmd qemu-img
 bench	qemu-system-common	cmd qemu-storage-daemon
@@ -76,7 +94,7 @@ installed() {	# PACKAGE KIND WHAT
 missing=
 for group; do
 	case $group in
-	build | test | bench) ;;
+	build | test | bench | debug) ;;
 	*)
 		echo "setup: there is no group $group" >&2
 		exit 2
