@@ -39,9 +39,24 @@ fio_load() {
 	done
 }
 
+# Who waits in the kernel, for what.
+stuck() {
+	for task in /proc/[0-9]*/task/[0-9]*; do
+		case $(cut -d ')' -f 2- "$task/stat" 2>/dev/null) in
+		' D '*) echo "-- $(cat "$task/comm")"; cat "$task/stack" 2>/dev/null ;;
+		esac
+	done
+}
+
 hot() {
+	told=$(dmsetup status "$node")
 	bounded 60 payload run -z -k 30 -t 2 -n 60 -f ${hot_at}M -l ${hot}M -S "$TMP/hot" "$disk" \
-		>"$TMP/hot.out" 2>&1 || fail "$1: remembered blocks: $(cat "$TMP/hot.out")"
+		>"$TMP/hot.out" 2>&1 && return
+	fail "$1: remembered blocks: $(cat "$TMP/hot.out")
+before: $told
+now: $(dmsetup status "$node")
+$(grep -E 'MemFree|MemAvail' /proc/meminfo)
+$(stuck)"
 }
 
 # The daemon is dead; the next one may die too, while it takes over.
