@@ -150,13 +150,18 @@ static void commit_gather(struct dmu_object *o)
 	o->commit = DMU_COMMIT_GATHER;
 }
 
+static bool work_has_room(const struct dmu_work *w)
+{
+	return !w->unacked[0].id || !w->unacked[1].id;
+}
+
 /* One that can be told now: with room for another record under way. */
 static struct dmu_work *pick_gathered(struct dmu_object *o)
 {
 	struct dmu_work *w;
 
 	list_for_each_entry(w, &o->gathered, due)
-		if (!w->unacked[0].id || !w->unacked[1].id)
+		if (work_has_room(w))
 			return w;
 	return NULL;
 }
@@ -172,15 +177,32 @@ static struct dmu_work *pick_due(struct dmu_object *o)
 	return NULL;
 }
 
+/*
+ * The work whose DMU_WRITTEN goes before the request, or NULL: who is to zero a part of a
+ * block has to know that it is there, or would complete it from the base again.
+ */
+static struct dmu_work *told_first(const struct dmu_request *rq)
+{
+	struct dmu_work *w = rq->type == DMU_CHANGE ? rq->place->work : NULL;
+	u32 end = rq->first + rq->count;
+
+	return w && find_next_bit(dmu_dirty(w), end, rq->first) < end ? w : NULL;
+}
+
 /* Not about what is being revoked: the answer would be of yesterday. */
 static struct dmu_request *pick_request(struct dmu_object *o)
 {
 	struct dmu_request *rq;
+	struct dmu_work *w;
 
-	list_for_each_entry(rq, &o->queue, node)
-		if (list_empty(&o->revocations) ||
-		    !dmu_being_revoked(o, rq->start >> DMU_SECTION_SHIFT))
+	list_for_each_entry(rq, &o->queue, node) {
+		if (!list_empty(&o->revocations) &&
+		    dmu_being_revoked(o, rq->start >> DMU_SECTION_SHIFT))
+			continue;
+		w = told_first(rq);
+		if (!w || work_has_room(w))
 			return rq;
+	}
 	return NULL;
 }
 
@@ -223,8 +245,10 @@ static int next_record(struct dmu_channel *ch, u32 room)
 			return make_commit(ch, room);
 	}
 	rq = pick_request(o);
-	if (rq)
-		return make_request(ch, room, rq);
+	if (rq) {
+		w = told_first(rq);
+		return w ? make_written(ch, room, w) : make_request(ch, room, rq);
+	}
 	w = pick_due(o);
 	if (w)
 		return make_written(ch, room, w);

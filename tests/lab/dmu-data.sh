@@ -55,6 +55,22 @@ for mode in sections mixed; do
 	dmu_leave
 done
 
+# Else the new daemon would complete the block from the base, over what was written.
+subtest "a new daemon hears of a block that was written before it is to zero a part of it"
+dmu_fresh
+dmu_serve -m blocks -N
+dd if=/dev/urandom of="$TMP/new" bs=4096 count=1 2>/dev/null
+timeout 60 dd if="$TMP/new" of=/dev/mapper/n bs=4096 seek=33 count=1 oflag=direct 2>/dev/null
+timeout 60 blkdiscard -z -o $((40 * 4096)) -l 4096 /dev/mapper/n &
+zeroing=$!
+wait_for 20 '[ "$(dmu_status pending)" -gt 0 ]'
+dmu_kill
+dmu_serve -m blocks
+wait $zeroing || fail "the zeroing failed"
+dd if=/dev/mapper/n bs=4096 skip=33 count=1 iflag=direct 2>/dev/null | cmp - "$TMP/new" || fail "what was written is lost"
+dd if=/dev/mapper/n bs=4096 skip=40 count=1 iflag=direct 2>/dev/null | cmp -n 4096 - /dev/zero || fail "not zeroed"
+dmu_leave
+
 subtest "a cache of 2,000 bytes"
 dmu_line cache_bytes:2000 | dmsetup load n
 dmsetup suspend n

@@ -105,7 +105,8 @@ struct dmu_info {
  * DMU_CHANGE: DMU_OP_ZERO must read as zeroes afterwards; DMU_OP_DISCARD as well, or
  * may keep what is not whole granules. The range does not cross a section; when
  * the section is remembered the range is whole granules of it, which are present
- * once the answer is 0. When none is remembered, the kernel asks for it first.
+ * once the answer is 0. When none is remembered, the kernel asks for it first. What was written
+ * in the range before is reported by DMU_WRITTEN before it.
  */
 struct dmu_ask {
 	struct dmu_head head;
