@@ -218,7 +218,7 @@ u64 dmu_evict(struct dmu_object *o, u64 bytes, bool all)
 	return done;
 }
 
-/* Keeps to the caps, at least the newest section aside. */
+/* Keeps to the caps; a single section may be larger than they are. */
 void dmu_cache_bound(struct dmu_object *o)
 {
 	u64 cap = READ_ONCE(o->policy.cache_bytes), bytes = READ_ONCE(o->bytes);

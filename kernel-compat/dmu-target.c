@@ -344,6 +344,7 @@ static int dmu_message(struct dm_target *ti, unsigned int argc, char **argv, cha
 		    seconds > DMU_TIMEOUT_MAX)
 			return -EINVAL;
 		spin_lock_irq(&o->lock);
+		t->policy.timeout = seconds;	/* for when it is resumed */
 		o->policy.timeout = seconds;
 		o->expired = false;
 		if (!o->channel && seconds)

@@ -37,6 +37,8 @@ subtest "a timeout, given by the table or a message, ends the waiting"
 dmu_leave
 dmsetup message n 0 invalidate
 dmsetup message n 0 no_daemon_timeout 1
+dmsetup suspend n
+dmsetup resume n
 if read_at 1 >"$TMP/got" 2>"$TMP/said"; then fail "read without a daemon"; fi
 grep -q 'Input/output error' "$TMP/said" || fail "$(cat "$TMP/said")"
 dmsetup message n 0 no_daemon_timeout 0
