@@ -527,6 +527,23 @@ static bool dm_alive(const char *name, const char *device)
 	       !strcmp(info.type, TARGET);
 }
 
+/* Looks at the devices at the end of the table line, from the last one on. */
+static bool dm_keeps(const char *name, uint64_t dev, uint64_t ino)
+{
+	COW_CLEANUP_FREE char *params = NULL;
+	unsigned maj, min;
+	char *word;
+
+	if (!dm_alive(name, NULL) || dmnode_params(name, &params, NULL))
+		return false;
+	while ((word = strrchr(params, ' ')) && sscanf(word, " %u:%u", &maj, &min) == 2) {
+		if (ino ? loopfile_uses(makedev(maj, min), dev, ino) : makedev(maj, min) == (dev_t)dev)
+			return true;
+		*word = '\0';
+	}
+	return false;
+}
+
 /* Has the kernel written something that only a daemon of this front end can record? */
 static bool holds_writes(const char *name)
 {
@@ -820,6 +837,7 @@ const struct fe_ops fe_dm = {
 	.probe = dm_probe,
 	.suits = dm_suits,
 	.alive = dm_alive,
+	.keeps = dm_keeps,
 	.clean = dm_clean,
 	.start = dm_start,
 	.stop = dm_stop,

@@ -49,6 +49,11 @@ struct fe_ops {
 	 */
 	bool (*alive)(const char *name, const char *device);
 	/*
+	 * Does what a killed daemon of @name left use the file @dev, @ino (of a block device its
+	 * number and 0)? Then its locks are not in the way. NULL: it never uses files by itself.
+	 */
+	bool (*keeps)(const char *name, uint64_t dev, uint64_t ino);
+	/*
 	 * Removes it. In the process that starts, before anything is served; NULL: nothing to do.
 	 * -EBUSY: that would lose acknowledged writes, so the start is refused.
 	 */

@@ -130,7 +130,10 @@ int loopfile_attach(const struct cow_chain_file *f, struct loopfile *ret, struct
 	*ret = (struct loopfile){ .fd = -1 };
 	if (file < 0)
 		return cow_err_sys(err, file, "%s: cannot be opened again", f->path);
-	rc = attach_free(file, f, &ret->fd);
+	/* The device keeps this opening, and its locks, as long as it is attached. */
+	rc = cow_lock_too(file, f->writable);
+	if (rc == 0)
+		rc = attach_free(file, f, &ret->fd);
 	if (rc == 0)
 		rc = learn(ret);
 	if (rc) {
@@ -191,6 +194,22 @@ int loopfile_adopt(const struct cow_chain_file *f, dev_t rdev, struct loopfile *
 	}
 	keep_udev_off(ret->fd);
 	return 0;
+}
+
+bool loopfile_uses(dev_t rdev, uint64_t dev, uint64_t ino)
+{
+	struct loop_info64 info;
+	char path[300];
+	int fd = find_device(rdev, path, sizeof(path));
+	bool ret;
+
+	if (fd == 0)
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return false;
+	ret = !ioctl(fd, LOOP_GET_STATUS64, &info) && info.lo_device == dev && info.lo_inode == ino;
+	close(fd);
+	return ret;
 }
 
 int loopfile_resize(struct loopfile *l)

@@ -37,6 +37,9 @@ int loopfile_attach(const struct cow_chain_file *f, struct loopfile *ret, struct
 int loopfile_adopt(const struct cow_chain_file *f, dev_t rdev, struct loopfile *ret,
 		   struct cow_err *err);
 
+/* Is block device @rdev a loop device over the file @dev, @ino? */
+bool loopfile_uses(dev_t rdev, uint64_t dev, uint64_t ino);
+
 /* The file has a new size: so has the device then. */
 int loopfile_resize(struct loopfile *l);
 

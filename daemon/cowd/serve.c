@@ -189,13 +189,25 @@ static void on_fe_gone(void *opaque)
 	on_gone(s->d);
 }
 
+/* For the images: what a killed daemon's device holds of them is ours. */
+static bool keeps(void *opaque, uint64_t dev, uint64_t ino)
+{
+	struct cowd *d = opaque;
+	const struct fe_ops *old = frontend_find(d->run->st.frontend);
+
+	return old && old->keeps && old->keeps(d->cfg->name, dev, ino);
+}
+
 static int open_device(struct cowd *d, struct cow_err *err)
 {
 	struct cow_dev_cfg cfg = { .name = d->cfg->name, .enospc = d->cfg->enospc };
 	struct cow_chain *chain;
+	struct cow_chain_cfg chain_cfg = d->cfg->chain;
 	int rc;
 
-	rc = cow_chain_open(&d->cfg->chain, &chain, err);
+	chain_cfg.keeps = keeps;
+	chain_cfg.keeps_opaque = d;
+	rc = cow_chain_open(&chain_cfg, &chain, err);
 	if (rc)
 		return rc;
 	rc = cow_dev_new(d->loop, chain, &cfg, &d->dev);
@@ -229,7 +241,6 @@ static int choose_front_end(struct cowd *d, struct cow_err *err)
 	bool alive;
 	int rc;
 
-	runstate_read(d->run);
 	old = frontend_find(st->frontend);
 	/* Not recorded: it was made a moment ago, and nobody has been told of it. */
 	alive = old && old->alive && st->device[0] && old->alive(d->cfg->name, st->device);
@@ -261,8 +272,10 @@ static int bring_up(struct cowd *d, struct start *s, struct cow_err *err)
 	int rc;
 
 	rc = catch_signals(d, err);
-	if (!rc)
-		rc = open_device(d, err);
+	if (rc)
+		return rc;
+	runstate_read(d->run);
+	rc = open_device(d, err);
 	dmnode_set_scan(d->cfg->scan);
 	if (!rc)
 		rc = choose_front_end(d, err);

@@ -204,6 +204,14 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 	return rc ? rc : meta_adopt(&l->meta, write, err);
 }
 
+static int lock_layer(struct cow_chain *c, struct cow_layer *l, bool write, struct cow_err *err)
+{
+	struct cow_file *f = &l->file;
+
+	f->kept = c->keeps && c->keeps(c->keeps_opaque, f->dev, f->ino);
+	return f->io->ops->lock(f, write, err);
+}
+
 /* Opens layer @c->n; on success the chain is one deeper. */
 static int open_layer(struct cow_chain *c, const char *format, const struct cow_open_spec *spec,
 		      const struct cow_args *args, uint32_t flags, struct cow_err *err)
@@ -227,7 +235,7 @@ static int open_layer(struct cow_chain *c, const char *format, const struct cow_
 		else if (is_loop(c, c->n))
 			rc = cow_err_set(err, -ELOOP, "%s: is in the chain already", l->path);
 		else
-			rc = l->file.io->ops->lock(&l->file, write, err);
+			rc = lock_layer(c, l, write, err);
 		if (rc == 0) {
 			cow_free(l->path);
 			l->path = cow_strdup(l->file.path);
@@ -433,6 +441,8 @@ static int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
 	c->thread = pthread_self();
 	c->writable = cfg->flags & COW_OPEN_WRITE;
 	c->persist = cfg->persist;
+	c->keeps = cfg->keeps;
+	c->keeps_opaque = cfg->keeps_opaque;
 	c->data_dirty = c->writable;	/* a killed predecessor's writes may still be in the page cache */
 	c->cache_bytes = cfg->cache_bytes ? cfg->cache_bytes : CACHE_DEFAULT;
 	cow_list_init(&c->writers);

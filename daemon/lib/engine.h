@@ -101,6 +101,8 @@ struct cow_chain {
 	bool writable;
 	bool begun;			/* the top image is marked in use */
 	bool persist;
+	bool (*keeps)(void *opaque, uint64_t dev, uint64_t ino);
+	void *keeps_opaque;
 	bool data_dirty;		/* data was written that no fdatasync has covered */
 	enum cow_chain_mode mode;
 	int sticky;			/* why the mode is not RW */

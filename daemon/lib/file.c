@@ -20,6 +20,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "cow/chain.h"
 #include "cow/proc.h"
 #include "io.h"
 
@@ -29,6 +30,7 @@
 #define PERM_WRITE	(1u << 1)
 #define PERM_RESIZE	(1u << 3)
 #define PERM_BITS	4
+#define LOCK_DENIED	(PERM_WRITE | PERM_RESIZE)	/* to others, by who reads as by who writes */
 
 #define ZERO_CHUNK (256u << 10)	/* bytes written at once where holes cannot be punched */
 #define DIRECT_MAX 4096u	/* no device wants more than a page of alignment */
@@ -281,6 +283,23 @@ static void lock_drop(int fd)
 	fcntl(fd, F_OFD_SETLK, &fl);
 }
 
+/*
+ * Does the kernel use the block device, for a device over it, a file system or to swap on? Asked
+ * by claiming it for a moment: a descriptor keeps others off only as long as it is open.
+ */
+static int claim(const struct cow_file *f)
+{
+	char proc[64];
+	int fd;
+
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", f->fd);
+	fd = open(proc, O_RDONLY | O_EXCL | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	return 0;
+}
+
 /* One attempt; a conflict leaves nothing locked. */
 static int lock_try(int fd, unsigned uses, unsigned denies, bool *ret_taken)
 {
@@ -291,6 +310,16 @@ static int lock_try(int fd, unsigned uses, unsigned denies, bool *ret_taken)
 	if (rc || *ret_taken)
 		lock_drop(fd);
 	return rc;
+}
+
+static unsigned lock_uses(bool write)
+{
+	return PERM_READ | (write ? PERM_WRITE | PERM_RESIZE : 0);
+}
+
+int cow_lock_too(int fd, bool write)
+{
+	return lock_take(fd, lock_uses(write), LOCK_DENIED);
 }
 
 static int open_lock_fd(const struct cow_file *f)
@@ -312,17 +341,18 @@ static int open_lock_fd(const struct cow_file *f)
  */
 int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 {
-	unsigned denies = PERM_WRITE | PERM_RESIZE;
-	unsigned uses = PERM_READ | (write ? denies : 0);
+	unsigned denies = LOCK_DENIED, uses = lock_uses(write);
 	unsigned wait_ms = 0;
-	bool taken;
+	bool taken = false;
 	int rc;
 
 	f->lock_fd = open_lock_fd(f);
 	if (f->lock_fd < 0)
 		return cow_err_sys(err, f->lock_fd, "%s: cannot lock", f->path);
-	rc = lock_try(f->lock_fd, uses, denies, &taken);
-
+	if (f->kept)
+		rc = lock_take(f->lock_fd, uses, denies);
+	else
+		rc = lock_try(f->lock_fd, uses, denies, &taken);
 	while (rc == 0 && taken && cow_patience(&wait_ms))
 		rc = lock_try(f->lock_fd, uses, denies, &taken);
 	if (rc)
@@ -330,6 +360,9 @@ int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 	if (taken)
 		return cow_err_set(err, -EAGAIN, "%s: in use by another process, cannot open it for %s",
 				   f->path, write ? "writing" : "reading");
+	if (f->blkdev && write && !f->kept && claim(f) == -EBUSY)
+		return cow_err_set(err, -EBUSY, "%s: in use by the kernel (a device over it, a mounted file "
+				   "system, swap), cannot open it for writing", f->path);
 	rc = read_facts(f);	/* who held it until now may have changed them */
 	return rc ? cow_err_sys(err, rc, "%s", f->path) : 0;
 }

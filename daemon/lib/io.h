@@ -26,6 +26,7 @@ struct cow_file {
 	int lock_fd;		/* a second opening that holds the locks, see cow_file_lock(); or -1 */
 	void *sim;		/* the simulator's disk */
 	bool blkdev, writable;
+	bool kept;		/* what the kernel has of it is ours: see cow_chain_cfg.keeps */
 	bool nowait;		/* RWF_NOWAIT reads work */
 	bool memory;		/* lives in memory (tmpfs): reads never wait for a device */
 	uint32_t direct;	/* past the page cache, in units of this many bytes; 0: through it */

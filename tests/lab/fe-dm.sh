@@ -180,6 +180,19 @@ serve
 [ "$(dmsetup info -c --noheadings -o suspended vm)" = Active ] || fail "still suspended"
 dd if=$NODE of=/dev/null bs=1M count=1 iflag=direct status=none
 
+subtest 'nobody else writes to what the node of a killed daemon lives on'
+kill_9
+for command in 'cowimg check -q -f dscow over.dscow' 'cowimg zero -q -f dscow -l 4K over.dscow' \
+	'cowd --frontend=fuse --log-level=error -p dscow other over.dscow' \
+	'cowimg zero -q -f raw -l 4K base.raw'; do
+	expect_fail "$command" '(over.dscow|base.raw): in use by another process'
+done
+! qemu-io -f raw -c 'write 0 512' over.dscow >"$TMP/said" 2>&1 || fail "QEMU wrote to the overlay"
+grep -q 'Failed to get .*lock' "$TMP/said" || fail "QEMU says: $(cat "$TMP/said")"
+cowimg info -f raw base.raw >/dev/null || fail "the base cannot be read"
+serve
+dd if=$NODE of=/dev/null bs=1M count=1 iflag=direct status=none
+
 subtest taken up only over its own files
 cp over.dscow other.dscow
 kill_9
@@ -268,6 +281,11 @@ sync $NODE
 cmp "$TMP/view/disk" model || fail "a view over block devices is old"
 cowctl umount vm "$TMP/view"
 same "block devices, scribbled"
+kill_9
+expect_fail 'cowimg zero -q -f dscow -l 4K /dev/ram1' '/dev/ram1: in use by the kernel'
+expect_fail 'cowd --frontend=fuse --log-level=error -p dscow other /dev/ram1' '/dev/ram1: in use by the kernel'
+serve
+same "block devices, taken up"
 cowctl stop vm
 sync
 same_at_rest=$(cowimg read -q -f dscow /dev/ram1 - | cmp - model && echo yes)

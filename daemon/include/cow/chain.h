@@ -39,6 +39,14 @@ struct cow_chain_cfg {
 	const char *const *backing_dirs;
 	bool no_backing;		/* open the top layer alone, e.g. to check it */
 
+	/*
+	 * Is the file (a block device: its number, and 0) used by a device that a killed
+	 * process left with the kernel, and that is the caller's to take up? Then what the kernel
+	 * holds of it is no conflict. May be NULL.
+	 */
+	bool (*keeps)(void *opaque, uint64_t dev, uint64_t ino);
+	void *keeps_opaque;
+
 	uint64_t cache_bytes;		/* cap of the metadata cache of a layer; 0: default (8 MiB) */
 	bool persist;			/* keep the volatile map on tmpfs (daemons); else memory */
 	const struct cow_io_ops *io;	/* NULL: the real one; tests pass the simulator */
@@ -76,6 +84,11 @@ struct cow_chain_file {
 };
 /* 0; -ENOENT: the layer has no file. */
 COW_EXPORT int cow_chain_file(struct cow_chain *c, unsigned layer, struct cow_chain_file *ret);
+/*
+ * Holds the locks of a file that the chain has open through @fd as well, another opening of it:
+ * for one that is handed to the kernel, and keeps others off when this process is gone. 0 or -errno.
+ */
+COW_EXPORT int cow_lock_too(int fd, bool write);
 /*
  * From now on past the page cache, where the files can: for chains whose files somebody
  * else (the kernel) reads and writes past it, and for little memory. Nothing may be in
