@@ -31,10 +31,12 @@ COWIMG       := $(if $(wildcard daemon/tools/cowimg.c),daemon/tools/cowimg.c $(C
 DSCOW_TOOL   := $(if $(wildcard daemon/tools/dscow_tool.c),daemon/tools/dscow_tool.c $(COWIMG_VERBS))
 # What a client of the daemon shares with it: the protocol's words, the run directory.
 COWCTL       := $(if $(wildcard daemon/tools/cowctl.c),$(wildcard daemon/tools/cowctl*.c) \
-		daemon/cowd/proto.c daemon/cowd/rundir.c)
+		$(addprefix daemon/cowd/,proto.c rundir.c kmod.c xen-lib.c xen-store.c xen-vdev.c))
 $(eval $(call program,cowimg,$(COWIMG)))
 $(eval $(call program,dscow_tool,$(DSCOW_TOOL)))
 $(eval $(call program,cowctl,$(COWCTL)))
+$(eval $(call program,cowd-xenbus,$(if $(filter yes,$(HAVE_XEN)),daemon/tools/cowd-xenbus.c \
+	$(addprefix daemon/cowd/,kmod.c notify.c xen-lib.c xen-store.c))))
 
 # The daemon carries the FUSE front end inside, and shows every device by FUSE if asked.
 COWD := $(filter-out daemon/cowd/fe-ublk$(if $(filter yes,$(HAVE_URING)),-none.c,%),$(wildcard daemon/cowd/*.c)) \
@@ -46,7 +48,8 @@ endif
 
 # What needs a library that most runs of the daemon do not.
 $(eval $(call module,cowd-dm,$(if $(filter yesyes,$(HAVE_FUSE)$(HAVE_DEVMAPPER)),daemon/cowd/module/dm.c),$$(DEVMAPPER_LIBS)))
+$(eval $(call module,cowd-xen,$(if $(filter yesyes,$(HAVE_FUSE)$(HAVE_XEN)),daemon/cowd/module/xen.c),$$(XEN_LIBS)))
 
 BINS  += $(addprefix $(BUILD)/bin/,cowimg dscow_tool cowfuse)
-SBINS += $(addprefix $(BUILD)/bin/,cowd cowctl)
+SBINS += $(addprefix $(BUILD)/bin/,cowd cowctl cowd-xenbus)
 COMPLETED := cowctl cowimg dscow_tool cowfuse

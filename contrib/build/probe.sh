@@ -8,7 +8,7 @@
 #
 # usage: probe.sh FILE
 # environment: CC PKG_CONFIG WITH_FUSE WITH_URING WITH_BLKID WITH_XXHASH
-#              WITH_DEVMAPPER
+#              WITH_DEVMAPPER WITH_XEN
 #              (each WITH_* is auto, yes or no; yes and missing is an error)
 set -eu
 
@@ -23,7 +23,7 @@ command -v "$pc" >/dev/null 2>&1 || have_pc=no
 trap 'rm -f "$tmp"' EXIT
 mkdir -p "$(dirname "$out")"
 
-# feature NAME PKG-CONFIG-MODULE LEAST-VERSION WHAT-IS-LOST
+# feature NAME PKG-CONFIG-MODULES LEAST-VERSION WHAT-IS-LOST; the version is the first module's
 feature() {
 	eval "want=\${WITH_$1:-auto}"
 	case $want in
@@ -35,7 +35,7 @@ feature() {
 	esac
 	got=no
 	if [ "$want" != no ] && [ "$have_pc" = yes ] &&
-	   "$pc" --exists "$2 >= $3" 2>/dev/null; then
+	   "$pc" --exists "${2%% *} >= $3" 2>/dev/null && "$pc" --exists $2 2>/dev/null; then
 		got=yes
 	fi
 	if [ "$want" = yes ] && [ "$got" = no ]; then
@@ -48,16 +48,16 @@ feature() {
 	fi
 	echo "HAVE_$1 := $got"
 	if [ "$got" = yes ]; then
-		echo "$1_CFLAGS := $("$pc" --cflags "$2")"
-		echo "$1_LIBS := $("$pc" --libs "$2")"
+		echo "$1_CFLAGS := $("$pc" --cflags $2)"
+		echo "$1_LIBS := $("$pc" --libs $2)"
 		echo "DEP_CPPFLAGS += -DHAVE_$1=1"
-		found="$found $2 $("$pc" --modversion "$2"),"
+		found="$found ${2%% *} $("$pc" --modversion "${2%% *}"),"
 	else
 		echo "$1_CFLAGS :="
 		echo "$1_LIBS :="
-		missing="$missing $2,"
+		missing="$missing ${2%% *},"
 		why="$why
-  without $2: $4"
+  without ${2%% *}: $4"
 	fi
 }
 
@@ -68,6 +68,7 @@ feature() {
 	feature URING liburing 2.0 'plain system calls instead of io_uring: slower at depth'
 	feature BLKID blkid 2.30 'no partition files (p1..pN) in a mounted view'
 	feature DEVMAPPER devmapper 1.02.155 'no /dev/mapper nodes: the front ends dm, ublk and bridge cannot run'
+	feature XEN 'xenstore xengnttab xenevtchn' 3.0 'no disks for guests of Xen: no block-dmu, no front end xen'
 	feature XXHASH libxxhash 0.8.0 'nothing can be built: libcow needs it'
 } >"$tmp"
 

@@ -20,6 +20,7 @@ build	liburing-dev	module liburing
 build	libxxhash-dev	module libxxhash
 build	libblkid-dev	module blkid
 build	libdevmapper-dev	module devmapper
+build	libxen-dev	module xengnttab
 test	fuse3	cmd fusermount3
 test	util-linux	cmd setsid
 test	mount	cmd losetup

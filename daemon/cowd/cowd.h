@@ -17,6 +17,7 @@ struct cowd_config {
 	struct cow_chain_cfg chain;
 	enum cow_enospc enospc;
 	const struct fe_ops *fe;	/* this front end and no other; NULL: the best that can */
+	const char *xenbus;		/* for the front end xen; NULL: none */
 	bool no_loop;
 	bool scan;
 	/* Called once when the device is usable, with its path. -errno: nobody wants it, stop. */
@@ -43,6 +44,7 @@ struct cowd {
 	bool ready;
 	bool stopping;			/* the front end is being asked to let go, or has */
 	bool terminate;			/* by a signal: cannot be refused */
+	bool leave;			/* the users are to wait for the next daemon */
 	int failed;			/* why it is over before it began */
 	struct client *stopper;		/* is told when it is over */
 	struct client *resizer;		/* one at a time */

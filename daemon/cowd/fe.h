@@ -26,6 +26,7 @@ struct fe_cfg {
 	 * its block_device(). "": nothing, make it anew.
 	 */
 	const char *left;
+	const char *xenbus;	/* the backend's folder in xenstore; NULL: not for Xen */
 	bool no_loop;
 	bool scan;		/* the kernel and udev may look at the contents */
 	fe_done_fn *ready;	/* once, after start(): usable, or why not */
@@ -38,6 +39,7 @@ struct fe_ops {
 	const char *name;
 	const char *desc;
 	bool has_file;		/* the disk is a file at cfg->disk, too */
+	bool ends;		/* that its users give it back, by cfg->gone(), is its usual end */
 	/* 0 when this machine can run it, else -errno and the reason. */
 	int (*probe)(struct cow_err *why);
 	/* 0 when it can carry this chain, else -errno and the reason. NULL: any chain. */
@@ -64,6 +66,11 @@ struct fe_ops {
 	 * sentence, changing nothing, when there are any. The device answers until free().
 	 */
 	void (*stop)(struct fe *fe, bool force, fe_done_fn *done, void *opaque);
+	/*
+	 * Instead of stop() at a signal: lets its users wait for the next daemon of this name.
+	 * NULL: it cannot.
+	 */
+	void (*leave)(struct fe *fe, fe_done_fn *done, void *opaque);
 	/* Nothing is in flight. */
 	void (*free)(struct fe *fe);
 	/* The device has a new size: pass it on. */
@@ -85,6 +92,8 @@ extern const struct fe_ops fe_dm;	/* the kernel target "userspace" */
 extern const struct fe_ops fe_ublk;	/* ublk under a dm-linear node */
 extern const struct fe_ops fe_bridge;	/* FUSE file, loop device, dm-linear node */
 extern const struct fe_ops fe_fuse;	/* FUSE file, loop device where there is one */
+/* Only when asked for: its users are elsewhere. */
+extern const struct fe_ops fe_xen;	/* the rings of a Xen guest */
 
 /*
  * For the functions that run in a child: closes every descriptor above 2 but

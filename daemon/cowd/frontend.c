@@ -10,7 +10,7 @@
 #include "cow/log.h"
 
 static const struct fe_ops *const front_ends[FRONTENDS] = {
-	&fe_dm, &fe_ublk, &fe_bridge, &fe_fuse,
+	&fe_dm, &fe_ublk, &fe_bridge, &fe_fuse, &fe_xen,
 };
 
 const struct fe_ops *frontend_find(const char *name)
@@ -65,11 +65,11 @@ int frontend_choose(const struct fe_ops *forced, const struct fe_ops *prefer, st
 	ret->ops = one;
 	if (forced && rc)
 		return cow_err_set(err, rc, "front end %s: %s", one->name, cow_err_text(&why, rc));
-	for (i = 0; rc && i < FRONTENDS; i++) {
+	for (i = 0; rc && i < FRONTENDS_CHOSEN; i++) {
 		ret->ops = front_ends[i];
 		why.code = 0;
 		rc = can_serve(ret->ops, dev, &why);
-		if (rc && i < FRONTENDS - 1)
+		if (rc && i < FRONTENDS_CHOSEN - 1)
 			pass_over(ret, ret->ops, cow_err_text(&why, rc));
 	}
 	if (rc)

@@ -9,7 +9,8 @@
 
 #include "fe.h"
 
-#define FRONTENDS 4
+#define FRONTENDS 5
+#define FRONTENDS_CHOSEN 4	/* the first of them are chosen from, the others have to be named */
 
 /* One that was not taken, and why. */
 struct frontend_passed {
@@ -20,12 +21,12 @@ struct frontend_passed {
 struct frontend_choice {
 	const struct fe_ops *ops;
 	unsigned n_passed;
-	struct frontend_passed passed[FRONTENDS];	/* those before it in the order of preference */
+	struct frontend_passed passed[FRONTENDS_CHOSEN];	/* those before it in the order of preference */
 };
 
 /* NULL: there is none of that name. */
 const struct fe_ops *frontend_find(const char *name);
-/* "dm, ublk, bridge, fuse", as far as they are built in. */
+/* "dm, ublk, bridge, fuse, xen" */
 const char *frontend_names(void);
 
 /*

@@ -17,6 +17,7 @@
 #include "cow/proc.h"
 #include "cowd.h"
 #include "notify.h"
+#include "xen-store.h"
 
 #define PATHS_MAX COW_CHAIN_DEPTH	/* of -b, of --backing-dir */
 #define CACHE_MIN COW_KIB(64)		/* a few map blocks, without which nothing moves */
@@ -27,6 +28,7 @@ enum {
 	OPT_FORCE,
 	OPT_CACHE,
 	OPT_FRONTEND,
+	OPT_XENBUS,
 	OPT_NO_LOOP,
 	OPT_SCAN,
 	OPT_PROBE,
@@ -50,7 +52,9 @@ static const struct cow_cli_opt options[] = {
 	  "at most this much memory for metadata, per layer (default 8M)" },
 	{ OPT_FRONTEND, "frontend", "FE",
 	  "how to serve the device: dm, ublk, bridge or fuse (default: the\n"
-	  "first of them that can run)" },
+	  "first of them that can run), or xen" },
+	{ OPT_XENBUS, "xenbus", "PATH",
+	  "the virtual disk to serve (front end xen): its backend's folder in xenstore" },
 	{ OPT_NO_LOOP, "no-loop", NULL, "only the file (front end fuse), no loop device over it" },
 	{ OPT_SCAN, "scan", NULL, "let udev, LVM and their like act on what is in the device" },
 	{ OPT_PROBE, "probe", "[=FE]",
@@ -116,6 +120,8 @@ static int add_path(const char **list, unsigned *n, const char *option, const ch
 static int set_word(struct settings *s, int opt, const char *word)
 {
 	enum cow_log_level level;
+	struct cow_err err = { 0 };
+	struct xen_path path;
 
 	switch (opt) {
 	case OPT_ENOSPC:
@@ -141,6 +147,11 @@ static int set_word(struct settings *s, int opt, const char *word)
 		    s->cfg.chain.cache_bytes < CACHE_MIN || s->cfg.chain.cache_bytes > CACHE_MAX)
 			return cow_cli_misuse(&cli, "--cache is a size from 64K to 64G, not \"%s\"",
 					      word);
+		return 0;
+	case OPT_XENBUS:
+		if (xen_path_parse(word, &path, &err))
+			return cow_cli_misuse(&cli, "--xenbus: %s", err.msg);
+		s->cfg.xenbus = word;
 		return 0;
 	default:
 		s->cfg.fe = frontend_find(word);
@@ -204,6 +215,8 @@ static int parse(struct settings *s, int argc, char **argv)
 	}
 	if (s->probing)
 		return optind == argc ? 0 : cow_cli_misuse(&cli, "--probe takes no NAME and IMAGE");
+	if (!s->cfg.xenbus != (s->cfg.fe != &fe_xen))
+		return cow_cli_misuse(&cli, "--frontend=xen and --xenbus go together");
 	if (s->cfg.no_loop && s->cfg.fe && s->cfg.fe != &fe_fuse)
 		return cow_cli_misuse(&cli, "--no-loop is for the front end fuse, not %s",
 				      s->cfg.fe->name);

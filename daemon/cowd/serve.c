@@ -117,7 +117,10 @@ void cowd_stop(struct cowd *d, bool force, struct client *who)
 		}
 		d->terminate = true;
 	}
-	d->ops->stop(d->fe, force, on_released, d);
+	if (d->leave)
+		d->ops->leave(d->fe, on_released, d);
+	else
+		d->ops->stop(d->fe, force, on_released, d);
 }
 
 static void on_signal(void *opaque, uint32_t sig)
@@ -126,6 +129,7 @@ static void on_signal(void *opaque, uint32_t sig)
 
 	cow_log(COW_LOG_INFO, "stopping on %s", strsignal((int)sig));
 	d->terminate = true;
+	d->leave = d->ops && d->ops->leave;
 	cowd_stop(d, true, NULL);	/* before READY: on_ready() looks at terminate */
 }
 
@@ -133,8 +137,9 @@ static void on_gone(void *opaque)
 {
 	struct cowd *d = opaque;
 
-	cow_log(COW_LOG_WARN, "%s was taken away by somebody else, stopping",
-		d->ops->has_file ? d->run->mount : d->ops->path(d->fe));
+	cow_log(d->ops->ends ? COW_LOG_INFO : COW_LOG_WARN, "%s was taken away%s, stopping",
+		d->ops->has_file ? d->run->mount : d->ops->path(d->fe),
+		d->ops->ends ? "" : " by somebody else");
 	d->terminate = true;
 	cowd_stop(d, true, NULL);
 }
@@ -267,7 +272,8 @@ static int choose_front_end(struct cowd *d, struct cow_err *err)
 static int bring_up(struct cowd *d, struct start *s, struct cow_err *err)
 {
 	struct fe_cfg fe = { .ready = on_ready, .changed = on_changed, .gone = on_fe_gone,
-			     .opaque = s, .no_loop = d->cfg->no_loop, .scan = d->cfg->scan };
+			     .opaque = s, .xenbus = d->cfg->xenbus, .no_loop = d->cfg->no_loop,
+			     .scan = d->cfg->scan };
 	struct run_state *st;
 	int rc;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * cowctl: says a verb to the daemon of a running device and shows its answer.
- * It knows which words a verb takes, not what they do; "list" is the only verb
- * of its own, in cowctl-list.c.
+ * It knows which words a verb takes, not what they do. Verbs of its own are "list", in
+ * cowctl-list.c, and those for guests of Xen, in cowctl-xen.c.
  */
 #include <errno.h>
 #include <limits.h>
@@ -19,13 +19,19 @@ enum {
 	OPT_OPENMETRICS,
 	OPT_FORCE,
 	OPT_SHRINK,
+	OPT_PRIVATE,
+	OPT_FORMAT,
+	OPT_READ_ONLY,
 };
 
 static const struct cow_cli_opt options[] = {
 	{ OPT_JSON, "json", NULL, "list, status, stats: for programs" },
 	{ OPT_OPENMETRICS, "openmetrics", NULL, "stats: as OpenMetrics text" },
-	{ OPT_FORCE, "force", NULL, "stop: although the device is in use" },
+	{ OPT_FORCE, "force", NULL, "stop, xen-detach: although the device is in use" },
 	{ OPT_SHRINK, "shrink", NULL, "resize: allow a smaller size; what is behind it is lost" },
+	{ 'p', "format", "FORMAT", "xen-attach: format of IMAGE; always needed, never guessed" },
+	{ 'r', "read-only", NULL, "xen-attach: the guest can only read" },
+	{ OPT_PRIVATE, "private", NULL, "xen-attach: keep changes in memory, drop them in the end" },
 	{ 0, NULL, NULL, NULL },
 };
 
@@ -40,7 +46,9 @@ static const struct cow_cli cli = {
 		    "umount NAME DIR\n"
 		    "stop NAME [--force]\n"
 		    "log-level NAME [error|warning|info|debug]\n"
-		    "version NAME",
+		    "version NAME\n"
+		    "xen-attach -p FORMAT [-r|--private] DOMAIN IMAGE VDEV\n"
+		    "xen-detach [--force] DOMAIN VDEV",
 	.summary = "Shows and controls the devices that cowd serves.",
 	.opts = options,
 };
@@ -48,26 +56,56 @@ static const struct cow_cli cli = {
 /* Bits of struct ctl_verb.opts, by option. */
 #define BIT(opt) (1u << ((opt) - OPT_JSON))
 
+static unsigned bit_of(int opt)
+{
+	return opt == 'p' ? BIT(OPT_FORMAT) : opt == 'r' ? BIT(OPT_READ_ONLY) : BIT(opt);
+}
+
 struct ctl_verb {
 	const char *name;
-	int min, max;		/* words behind NAME */
+	int min, max;		/* words behind NAME; of an own verb, all */
 	unsigned opts;
 	bool is_path;		/* the word is a folder */
+	/* Without a NAME and its daemon; the exit status. NULL: the daemon is told. */
+	int (*own)(const struct ctl_xen *xen, unsigned opts, char **words);
 };
 
+static int own_list(const struct ctl_xen *xen, unsigned opts, char **words)
+{
+	(void)xen;
+	(void)words;
+	return ctl_list(opts & BIT(OPT_JSON));
+}
+
+static int own_xen_attach(const struct ctl_xen *xen, unsigned opts, char **words)
+{
+	if (!(opts & BIT(OPT_FORMAT)))
+		return cow_cli_misuse(&cli, "the format of the image must be given with -p");
+	return ctl_xen_attach(xen, words[0], words[1], words[2]);
+}
+
+static int own_xen_detach(const struct ctl_xen *xen, unsigned opts, char **words)
+{
+	(void)opts;
+	return ctl_xen_detach(xen, words[0], words[1]);
+}
+
 static const struct ctl_verb verbs[] = {
-	{ "status", 0, 0, BIT(OPT_JSON), false },
-	{ "stats", 0, 0, BIT(OPT_JSON) | BIT(OPT_OPENMETRICS), false },
-	{ "flush", 0, 0, 0, false },
-	{ "pause", 0, 0, 0, false },
-	{ "resume", 0, 0, 0, false },
-	{ "resize", 1, 1, BIT(OPT_SHRINK), false },
-	{ "mount", 1, 1, 0, true },
-	{ "umount", 1, 1, 0, true },
-	{ "stop", 0, 0, BIT(OPT_FORCE), false },
-	{ "log-level", 0, 1, 0, false },
-	{ "version", 0, 0, 0, false },
-	{ "list", 0, 0, BIT(OPT_JSON), false },
+	{ "status", 0, 0, BIT(OPT_JSON), false, NULL },
+	{ "stats", 0, 0, BIT(OPT_JSON) | BIT(OPT_OPENMETRICS), false, NULL },
+	{ "flush", 0, 0, 0, false, NULL },
+	{ "pause", 0, 0, 0, false, NULL },
+	{ "resume", 0, 0, 0, false, NULL },
+	{ "resize", 1, 1, BIT(OPT_SHRINK), false, NULL },
+	{ "mount", 1, 1, 0, true, NULL },
+	{ "umount", 1, 1, 0, true, NULL },
+	{ "stop", 0, 0, BIT(OPT_FORCE), false, NULL },
+	{ "log-level", 0, 1, 0, false, NULL },
+	{ "version", 0, 0, 0, false, NULL },
+	{ "list", 0, 0, BIT(OPT_JSON), false, own_list },
+	{ "xen-attach", 3, 3, BIT(OPT_FORMAT) | BIT(OPT_READ_ONLY) | BIT(OPT_PRIVATE), false,
+	  own_xen_attach },
+	{ "xen-detach", 2, 2, BIT(OPT_FORCE), false, own_xen_detach },
 };
 
 static const struct ctl_verb *find_verb(const char *name)
@@ -115,7 +153,7 @@ static int compose(const struct ctl_verb *v, unsigned opts, int argc, char **arg
 	packet[0] = '\0';
 	rc = proto_join(packet, PROTO_PACKET, v->name);
 	for (o = options; o->name && !rc; o++) {
-		if (!(opts & BIT(o->val)))
+		if (!(opts & bit_of(o->val)))
 			continue;
 		snprintf(word, sizeof(word), "--%s", o->name);
 		rc = proto_join(packet, PROTO_PACKET, word);
@@ -142,13 +180,16 @@ int main(int argc, char **argv)
 	char packet[PROTO_PACKET];
 	struct cow_err err = { 0 };
 	const struct ctl_verb *v;
-	unsigned opts = 0;
+	struct ctl_xen xen = { 0 };
+	unsigned opts = 0, more;
 	int opt, n, rc;
 
 	while ((opt = cow_cli_next(&cli, argc, argv)) != -1) {
 		if (opt == '?')
 			return 2;
-		opts |= BIT(opt);
+		opts |= bit_of(opt);
+		if (opt == 'p')
+			xen.format = optarg;
 	}
 	if (optind == argc)
 		return cow_cli_misuse(&cli, "a verb is needed");
@@ -157,13 +198,17 @@ int main(int argc, char **argv)
 		return cow_cli_misuse(&cli, "unknown verb \"%s\"", argv[optind]);
 	if (opts & ~v->opts)
 		return cow_cli_misuse(&cli, "%s does not take that option", v->name);
-	if (opts & (opts - 1))
+	more = opts & ~BIT(OPT_FORMAT);
+	if (more & (more - 1))
 		return cow_cli_misuse(&cli, "only one of these options can be given");
+	xen.read_only = opts & BIT(OPT_READ_ONLY);
+	xen.private = opts & BIT(OPT_PRIVATE);
+	xen.force = opts & BIT(OPT_FORCE);
 	n = argc - optind - 1;
-	if (!strcmp(v->name, "list")) {
-		if (n)
-			return cow_cli_misuse(&cli, "list takes no name");
-		return ctl_list(opts & BIT(OPT_JSON));
+	if (v->own) {
+		if (n < v->min || n > v->max)
+			return cow_cli_misuse(&cli, "wrong number of arguments for %s", v->name);
+		return v->own(&xen, opts, argv + optind + 1);
 	}
 	if (!n)
 		return cow_cli_misuse(&cli, "%s needs the name of a device", v->name);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the files of cowctl share: one conversation with a daemon, and the list. */
+/* What the files of cowctl share: one conversation with a daemon, the list, and Xen. */
 #ifndef COWCTL_H
 #define COWCTL_H
 
@@ -12,6 +12,15 @@
  */
 int ctl_talk(const char *dir, const char *name, const char *packet, unsigned timeout_ms,
 	     int (*text)(void *arg, const char *text, size_t len), void *arg, struct cow_err *err);
+
+/* "cowctl xen-attach" and "xen-detach", for what the command line said; the exit status. */
+struct ctl_xen {
+	const char *format;	/* NULL: not said */
+	bool read_only, private, force;
+};
+int ctl_xen_attach(const struct ctl_xen *x, const char *domain, const char *image,
+		   const char *vdev);
+int ctl_xen_detach(const struct ctl_xen *x, const char *domain, const char *vdev);
 
 /* "cowctl list"; returns the exit status. */
 int ctl_list(bool json);

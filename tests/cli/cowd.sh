@@ -241,7 +241,7 @@ for fe in dm ublk bridge; do
 	expect_fail "cowd --no-loop --frontend=$fe -p dscow vm ov.dscow" 'no-loop is for .* fuse'
 	[ $status = 2 ] || fail "exit status $status"
 done
-expect_fail 'cowd --frontend=x -p dscow vm ov.dscow' '"x"; there are dm, ublk, bridge, fuse '
+expect_fail 'cowd --frontend=x -p dscow vm ov.dscow' '"x"; there are dm, ublk, bridge, fuse, xen '
 
 subtest without a word on it, one that can is taken
 # An empty plugin folder apart from the formats: no module for nodes.
@@ -270,7 +270,7 @@ fi
 
 subtest probe
 command cowd --probe >probe.out || fail "status $?: $(cat probe.out)"
-[ "$(cut -d ' ' -f 1 probe.out | tr '\n' ' ')" = 'dm ublk bridge fuse ' ] || fail "$(cat probe.out)"
+[ "$(cut -d ' ' -f 1 probe.out | tr '\n' ' ')" = 'dm ublk bridge fuse xen ' ] || fail "$(cat probe.out)"
 ! grep -Evq '^[a-z]+ +(yes|no) +[^ ]' probe.out || fail "a line without an answer or a reason: $(cat probe.out)"
 grep -Eq '^fuse +yes ' probe.out || fail "$(cat probe.out)"
 cowd --probe=fuse >probe.out || fail "status $?: $(cat probe.out)"

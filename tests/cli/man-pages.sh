@@ -51,12 +51,12 @@ done
 for page in man/*.[18]; do
 	name=${page#man/}
 	name=${name%.*}
-	grep -qw "$name" daemon/build.mk fuse/build.mk || fail "$page: there is no program $name"
+	grep -qw "$name" daemon/build.mk fuse/build.mk contrib/xen/build.mk || fail "$page: there is no program $name"
 done
 sed -n 's/^MANS := //p' man/build.mk | grep -qF 'man/*.[1-8]' || fail 'man/build.mk does not install all pages'
 
 subtest links lead to pages
-elsewhere='cp 1 dd 1 fusermount3 1 qemu-img 1 sh 1 fallocate 2 fdatasync 2 fsync 2 lseek 2 openat2 2 read 2
+elsewhere='cp 1 dd 1 fusermount3 1 qemu-img 1 sh 1 xl 1 fallocate 2 fdatasync 2 fsync 2 lseek 2 openat2 2 read 2
 	stat 2 write 2
 	dlopen 3 fstab 5 unix 7 dmsetup 8 losetup 8 lsblk 8 mount 8 umount 8'
 for page in "$@"; do

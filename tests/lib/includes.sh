@@ -43,7 +43,8 @@ cow='daemon/include/cow/'
 only daemon/include "^$cow"
 only formats "^($cow|formats/)"
 only daemon/lib "^($cow|daemon/lib/)"
-only daemon/tools "^($cow|daemon/tools/|daemon/cowd/(proto|rundir)[.]h)"
+only daemon/tools "^($cow|daemon/tools/|daemon/cowd/(notify|proto|rundir|xen-[a-z]+)[.]h)"
 only fuse "^($cow|fuse/)"
+only contrib/xen "^($cow|contrib/xen/)"
 only daemon/cowd "^($cow|daemon/cowd/|daemon/lib/|fuse/|kernel-compat/uapi/)"
 exit $bad
