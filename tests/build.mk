@@ -5,7 +5,9 @@
 #   tests/fuzz/*.c                               one fuzz target each
 #   tests/bench/*.c                              helpers of tests/bench/bench
 #   tests/lab/*.c                                programs for tests/lab/*.sh, which run
-#                                                under other kernels (tests/lab/lab)
+#                                                under other kernels (tests/lab/lab), and
+#                                                for tests/xenlab/*.sh: under a real Xen
+#   tests/xenlab/*.c                             programs that run in its guests
 # C tests link libcow statically, so that they see its hidden symbols too; what
 # the formats, the front end and the daemon define can be pulled in as well.
 
@@ -21,13 +23,16 @@ BENCH_SRCS := $(wildcard tests/bench/*.c)
 BENCH_BINS := $(if $(filter yes,$(HAVE_FUSE)),$(patsubst %.c,$(BUILD)/%,$(BENCH_SRCS)))
 LAB_SRCS := $(wildcard tests/lab/*.c)
 LAB_BINS := $(patsubst %.c,$(BUILD)/%,$(LAB_SRCS))
-SRCS += $(TEST_SRCS) $(FUZZ_SRCS) $(BENCH_SRCS) $(LAB_SRCS)
+# They run in guests of Xen, and are linked with its libraries.
+XENLAB_SRCS := $(wildcard tests/xenlab/*.c)
+XENLAB_BINS := $(if $(filter yes,$(HAVE_XEN)),$(patsubst %.c,$(BUILD)/%,$(XENLAB_SRCS)))
+SRCS += $(TEST_SRCS) $(FUZZ_SRCS) $(BENCH_SRCS) $(LAB_SRCS) $(XENLAB_SRCS)
 
 FUZZ_RUNS  ?= 1000000
 CHECK_FUZZ_RUNS ?= 20000
 FUZZ_RSS_MB ?= 2048
 # A test that calls make again must not see other answers than this make.
-TEST_MAKE = make CC='$(CC)' $(foreach w,FUSE URING BLKID XXHASH DEVMAPPER,WITH_$w=$(WITH_$w))
+TEST_MAKE = make CC='$(CC)' $(foreach w,FUSE URING BLKID XXHASH DEVMAPPER XEN,WITH_$w=$(WITH_$w))
 RUN = BUILD='$(abspath $(BUILD))' SAN='$(SAN)' TEST_MAKE="$(TEST_MAKE)" sh tests/run
 
 $(BUILD)/tests/%.o: OBJ_CPPFLAGS = -iquote daemon/lib -iquote formats -iquote tests -iquote tests/lib \
@@ -40,9 +45,9 @@ $(eval $(call archive,libcowd-test,$(filter-out daemon/cowd/main.c,$(COWD))))
 $(eval $(call archive,libtest,$(TEST_LIB)))
 
 # Everything of libcow goes in and is exported: plugins loaded by the test find it there.
-TEST_ARCHIVES := $(addprefix $(BUILD)/lib/,libtest.a libcowd-test.a libfuse-test.a libdscow-test.a libcow-test.a)
+TEST_ARCHIVES := $(addprefix $(BUILD)/lib/,libtest.a libhotplug-test.a libcowd-test.a libfuse-test.a libdscow-test.a libcow-test.a)
 # The old kind of rpath, which holds for what a loaded plugin needs as well: libcow.so.0.
-TEST_LINK = $(ALL_LDFLAGS) -rdynamic -L$(BUILD)/lib -ltest -lcowd-test -lfuse-test -ldscow-test \
+TEST_LINK = $(ALL_LDFLAGS) -rdynamic -L$(BUILD)/lib -ltest -lhotplug-test -lcowd-test -lfuse-test -ldscow-test \
 	-Wl,--whole-archive -lcow-test -Wl,--no-whole-archive -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../../lib' \
 	$(LIBCOW_LIBS) $(FUSE_LIBS)
 
@@ -64,13 +69,20 @@ $(FUZZ_BINS): $(BUILD)/%: $(BUILD)/%.o $(TEST_ARCHIVES)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -fsanitize=fuzzer -o $@ $< $(TEST_LINK)
 
+$(XENLAB_BINS): $(BUILD)/%: $(BUILD)/%.o
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $< $(ALL_LDFLAGS) $(XEN_LIBS)
+
 # Under sanitizers: not what builds the tree a second time by itself, nor under emulation.
-TEST_SKIP := $(if $(SAN),tests/cli/install.sh tests/fuzz/% tests/lab/%)
+TEST_SKIP := $(if $(SAN),tests/cli/install.sh tests/fuzz/% tests/lab/% tests/xenlab/%)
+# Of those under Xen, check runs the short one that shows that it all works together.
+XEN_SH   := $(wildcard tests/xenlab/*.sh)
 RUN_BINS := $(TEST_ALL)
-RUN_SH   := $(filter-out $(TEST_SKIP),$(TEST_SH))
+RUN_SH   := $(filter-out $(TEST_SKIP) $(filter-out tests/xenlab/smoke.sh,$(XEN_SH)),$(TEST_SH))
 ifneq ($(TESTS),)
 RUN_BINS := $(filter $(foreach t,$(TESTS),$(BUILD)/tests/$(patsubst tests/%,%,$(basename $t))),$(TEST_ALL))
 RUN_SH   := $(filter $(foreach t,$(TESTS),tests/$(patsubst tests/%,%,$(basename $t)).sh),$(TEST_SH))
+XEN_SH   := $(filter $(RUN_SH),$(XEN_SH))
 endif
 
 test-bins: all $(TEST_BINS)
@@ -82,7 +94,7 @@ check-root:
 	$(Q)test "$$(id -u)" = 0 || { echo 'check-root: must be run as root' >&2; exit 1; }
 	$(Q)$(MAKE) check
 check-now: test-bins check-headers check-includes $(if $(filter tests/fuzz/%,$(RUN_SH)),fuzz-bins-if-clang) \
-  $(if $(filter tests/lab/%,$(RUN_SH)),lab-ready)
+  $(if $(filter tests/lab/% tests/xenlab/%,$(RUN_SH)),lab-ready)
 	$(Q)FAULT=$${FAULT:-quick} FUZZ_RUNS=$(CHECK_FUZZ_RUNS) $(RUN) $(RUN_BINS) $(RUN_SH)
 check-c: test-bins
 	$(Q)FAULT=$${FAULT:-quick} $(RUN) $(RUN_BINS)
@@ -114,10 +126,11 @@ check-valgrind-now: test-bins
 # ---- the tests of tests/lab, kernel by kernel ----
 
 LAB_KERNELS ?= 6.1 6.12 7
+LAB_XENS ?= xen-4.17 xen-4.20
 # Fetching a kernel is not part of a test's time. Without it the tests say why they skip.
-lab-ready: $(LAB_BINS)
-	$(Q)! command -v qemu-system-x86_64 >/dev/null || \
-	  tests/lab/kernels "$${LAB_KERNEL:-6.1}" >/dev/null || true
+lab-ready: $(LAB_BINS) $(if $(filter tests/xenlab/%,$(RUN_SH)),$(XENLAB_BINS))
+	$(Q)! command -v qemu-system-x86_64 >/dev/null || tests/lab/kernels "$${LAB_KERNEL:-6.1}" \
+	  $(if $(filter tests/xenlab/%,$(RUN_SH)),"$${LAB_XEN:-xen-4.17}") >/dev/null || true
 check-kernels:
 	$(Q)sh contrib/build/setup.sh build test $(filter debug,$(LAB_KERNELS))
 	$(Q)$(MAKE) check-kernels-now
@@ -129,6 +142,18 @@ check-kernels-now: all $(LAB_BINS)
 	    $(RUN) $(filter tests/lab/%,$(RUN_SH)) || failed="$$failed $$k"; \
 	  d='$(BUILD)/test-logs'; mkdir -p "$$d/$$k"; mv "$$d"/lab-*.log "$$d/$$k/" 2>/dev/null; \
 	done; [ -z "$$failed" ] || { echo "check-kernels: failed on:$$failed" >&2; exit 1; }
+
+# The same for each Xen, with kernel 6.1 as its domain 0.
+check-xen:
+	$(Q)sh contrib/build/setup.sh build test
+	$(Q)$(MAKE) check-xen-now
+check-xen-now: all $(LAB_BINS) $(XENLAB_BINS)
+	$(Q)failed=; for x in $(LAB_XENS); do \
+	  echo "== $$x"; \
+	  tests/lab/kernels 6.1 $$x >/dev/null && LAB_XEN=$$x FAULT=$${FAULT:-quick} \
+	    $(RUN) $(XEN_SH) || failed="$$failed $$x"; \
+	  d='$(BUILD)/test-logs'; mkdir -p "$$d/$$x"; mv "$$d"/xenlab-*.log "$$d/$$x/" 2>/dev/null; \
+	done; [ -z "$$failed" ] || { echo "check-xen: failed on:$$failed" >&2; exit 1; }
 
 # Speed of block devices, in the lab; `make bench` compares files on this machine.
 bench-lab:
@@ -167,4 +192,4 @@ check-includes:
 
 .PHONY: test-bins check check-root check-now check-c check-asan check-asan-now check-fault \
 	check-fault-now check-valgrind check-valgrind-now fuzz fuzz-now fuzz-bins fuzz-bins-if-clang \
-	check-headers check-includes lab-ready check-kernels check-kernels-now bench-lab bench-lab-now
+	check-headers check-includes lab-ready check-xen check-xen-now check-kernels check-kernels-now bench-lab bench-lab-now

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# TIMEOUT: 3600
+#
+# A hostile guest on a direct ring (tests/xenlab/hostile.c): malformed requests, indexes and
+# setup, states without sense, requests that change while they are looked at, events without
+# end, a guest that dies with a full ring. Each is answered as the protocol says and harms
+# nobody else: the same cowd goes on, its memory is bounded, no page of the guest stays
+# mapped, another guest's load runs on without an error, and the image is sound.
+#
+# environment: FAULT=full: longer (states 10000, race a million, storm 60 s)
+. tests/lib/xenlab.sh
+guest_programs="$guest_programs $BUILD/tests/xenlab/hostile"
+guest_modules='xen-evtchn xen-gntalloc'
+require_cmd jq cmp
+[ -x "$BUILD/tests/xenlab/hostile" ] || skip "built without Xen's libraries"
+states=1000 race=20000 storm=3 limit=500
+[ "${FAULT:-quick}" != full ] || states=10000 race=1000000 storm=60 limit=3000
+xen_up -t $limit -e FAULT
+
+PATH=$BUILD/tests/lab:$PATH
+cd "$TMP"
+at_exit 'cd /; for g in g1 g2; do xl destroy $g; done >/dev/null 2>&1'
+
+memory() {	# kB of the daemon of disk $1
+	sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$(cowctl status "$1" --json | jq .pid)/status"
+}
+
+hostile() {	# DEVICE WHAT [N]: finds nothing wrong
+	guest_run g1 "hostile $*" 600 >said || fail "hostile $*: $(cat said)"
+	[ "$(cowctl status "xen-$g1-$1" --json | jq .pid)" = "$pid" ] || fail "another cowd serves $1"
+	guest_run g2 'kill -0 $(cat /tmp/pid)' || fail "the other guest: $(guest_run g2 'cat /tmp/load')"
+}
+
+# Grants of domain $1 that another one uses, as Xen says: its console and xenstore are two.
+grants_in_use() {
+	awk -v d="$1" '/grant-table for remote/ { on = $6 == "d" d } on && /^\(XEN\) \[/ { n++ } END { print n + 0 }' grants
+}
+
+subtest two guests, one of them honest
+truncate -s 16M base.raw
+payload fill -s 3 base.raw
+cowimg create -q -f dscow -b base.raw -F raw honest.dscow
+cp base.raw was.raw
+cowimg create -q -f dscow -b base.raw -F raw bad.dscow
+cowimg create -q -f dscow -b base.raw -F raw race.dscow
+guest_start g2
+cowctl xen-attach -p dscow g2 honest.dscow xvda
+guest_disk g2 xvda
+guest_check g2 'payload run -s 3 -t 2 -w 2M -S /tmp/state /dev/xvda >/tmp/load 2>&1 &
+	echo $! >/tmp/pid; until [ -s /tmp/load ]; do usleep 100000; done'
+guest_start g1
+g1=$(guest_id g1) g2=$(guest_id g2)
+guest_check g1 'rmmod xen_blkfront'
+cowctl xen-attach -p dscow g1 bad.dscow xvda
+cowctl xen-attach -p dscow g1 race.dscow xvdb
+cowctl xen-attach -p raw -r g1 base.raw xvdc
+
+subtest malformed requests
+pid=$(cowctl status "xen-$g1-51712" --json | jq .pid)
+hostile 51712 requests
+before=$(memory "xen-$g1-51712")
+
+subtest indexes and setup without sense
+hostile 51712 indexes
+hostile 51712 setup
+
+subtest "$states states without sense, a storm of events for $storm s"
+hostile 51712 states $states
+hostile 51712 storm $storm
+cat said
+
+subtest a guest that dies with a full ring, again and again
+for i in 1 2 3; do
+	hostile 51712 die
+done
+hostile 51712 requests
+after=$(memory "xen-$g1-51712")
+[ "$after" -lt $((before + 2048)) ] || fail "cowd grew from $before to $after kB"
+
+subtest a disk that is read-only
+pid=$(cowctl status "xen-$g1-51744" --json | jq .pid)
+hostile 51744 readonly
+cmp base.raw was.raw || fail "it was written to"
+
+subtest "$race requests that change while they are looked at"
+pid=$(cowctl status "xen-$g1-51728" --json | jq .pid)
+before=$(memory "xen-$g1-51728")
+hostile 51728 race $race
+after=$(memory "xen-$g1-51728")
+[ "$after" -lt $((before + 16384)) ] || fail "cowd grew from $before to $after kB"
+
+subtest a state that ends it
+guest_run g1 'hostile 51728 unknown' >said || fail "$(cat said)"
+wait_for 20 '! cowctl status "xen-$g1-51728" >/dev/null 2>&1'
+
+subtest no page of the guest stays mapped
+xl debug-keys g
+xl dmesg -c >grants
+[ "$(grants_in_use "$g1")" = 2 ] || fail "grants of the hostile guest: $(cat grants)"
+[ "$(grants_in_use "$g2")" = 3 ] || fail "grants of the honest guest, which has a ring: $(cat grants)"
+
+subtest the images are sound, and hold nothing that was not written rightly
+guest_destroy g1
+wait_for 20 '! cowctl list --json | jq -e ".devices[] | select(.name | startswith(\"xen-$g1-\"))" >/dev/null'
+for f in bad race; do
+	cowimg check -q -f dscow $f.dscow || fail "$f.dscow is not sound"
+done
+cowimg read -q -f dscow bad.dscow flat.raw
+cmp -i 4096 flat.raw was.raw || fail "a malformed request wrote"
+guest_check g2 'kill $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do usleep 100000; done
+	tail -n 1 /tmp/load; payload verify -S /tmp/state /dev/xvda' 180
+guest_off g2
+xen_calm
+cowimg check -q -f dscow honest.dscow || fail "honest.dscow is not sound"
