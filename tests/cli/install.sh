@@ -18,9 +18,15 @@ mk install
 mk install-dev
 for f in bin/cowimg bin/dscow_tool lib/libcow.so.0 lib/libcow.so lib/cow/cow-raw.so \
 	 lib/cow/cow-zero.so lib/cow/cow-dscow.so include/cow/format.h lib/pkgconfig/cow.pc \
-	 lib/systemd/system/cowd@.service lib/udev/rules.d/12-cowd.rules share/bash-completion/completions/cowctl; do
+	 sbin/xl-dmu lib/systemd/system/cowd@.service lib/udev/rules.d/12-cowd.rules share/bash-completion/completions/cowctl; do
 	[ -e "$D/opt/cow/$f" ] || fail "$f was not installed"
 done
+if [ -x "$BUILD/bin/block-dmu" ]; then
+	[ -x "$D/etc/xen/scripts/block-dmu" ] || fail "block-dmu was not installed"
+	strings "$D/etc/xen/scripts/block-dmu" | grep -qx /opt/cow/sbin || fail "block-dmu looks for cowd elsewhere"
+	! ldd "$D/etc/xen/scripts/block-dmu" | grep libcow || fail "block-dmu needs libcow"
+	[ -e "$D/opt/cow/lib/systemd/system/cowd-xenbus.service" ] || fail "cowd-xenbus.service was not installed"
+fi
 for page in man/*.[1-8]; do
 	[ ! -e "$page" ] || [ -e "$D/opt/cow/share/man/man${page##*.}/${page#man/}" ] ||
 		fail "$page was not installed"
