@@ -232,7 +232,9 @@ static void object_empty(struct dmu_object *o)
 		kfree(rv);
 	}
 	xa_for_each(&o->sections, index, p) {
+		spin_lock_irq(&o->lock);
 		dmu_place_forget(o, p);
+		spin_unlock_irq(&o->lock);
 		dmu_place_put(p);
 	}
 }
