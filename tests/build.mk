@@ -180,7 +180,7 @@ fuzz-now:
 # ---- the shape of the tree ----
 
 HEADERS := $(filter-out tests/lib/%,$(wildcard daemon/*/*.h daemon/include/cow/*.h formats/*.h formats/*/*.h \
-	fuse/*.h tests/*/*.h)) $(wildcard tests/lib/*.h)
+	fuse/*.h contrib/xen/*.h tests/*/*.h)) $(wildcard tests/lib/*.h)
 check-headers:
 	$(call say,CHECK,headers)
 	$(Q)for h in $(if $(filter yes,$(HAVE_FUSE)),$(HEADERS),$(filter-out fuse/% daemon/cowd/%,$(HEADERS))); do \

@@ -49,6 +49,7 @@ test	xz-utils	cmd xz
 test	zstd	cmd zstd
 test	thin-provisioning-tools	cmd thin_check
 debug	bc	cmd bc
+test	flex	cmd flex
 debug	flex	cmd flex
 debug	bison	cmd bison
 debug	libelf-dev	header libelf.h

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OUTPUT_MAX COW_MIB(1)	/* bytes kept of the end of a stream: thousands of devices in a list */
+#define OUTPUT_MAX COW_MIB(1)	/* bytes kept of the end of a stream: a long list */
 
 extern char **environ;
 

@@ -137,6 +137,7 @@ static int replace_tail(char **arg, const char *tail, struct cow_err *err)
 	if (rc)
 		return rc;
 	whole = cow_asprintf("%.*s%s", (int)(tail - *arg), *arg, path);
+	cow_free(path);
 	if (!whole)
 		return cow_err_set(err, -ENOMEM, "not enough memory");
 	*arg = whole;
@@ -193,20 +194,21 @@ static int restore_args(int argc, char **argv, struct cow_err *err)
 /* block-attach DOMAIN WORD...: the words of one disk, each with commas in it perhaps. */
 static int attach_args(int argc, char **argv, struct cow_err *err)
 {
+	COW_CLEANUP_FREE char *disk = NULL;
 	struct cow_err why = { 0 };
-	char *disk, *rewritten;
+	size_t len;
+	FILE *f;
 	int i;
 
 	if (argc < 3 || !config_is_dmu(argv[2]))
 		return 0;
-	disk = cow_strdup(argv[2]);
-	for (i = 3; i < argc && disk; i++)
-		disk = cow_asprintf("%s,%s", disk, argv[i]);
-	if (!disk)
+	f = open_memstream(&disk, &len);
+	for (i = 2; i < argc && f; i++)
+		fprintf(f, "%s%s", i > 2 ? "," : "", argv[i]);
+	if (!f || fclose(f))
 		return cow_err_set(err, -ENOMEM, "not enough memory");
-	if (config_disk(disk, &rewritten, &why))
+	if (config_disk(disk, &argv[2], &why))
 		return cow_err_set(err, why.code, "%s: %s", disk, why.msg);
-	argv[2] = rewritten;
 	argv[3] = NULL;
 	return 0;
 }

@@ -350,8 +350,9 @@ static void admit(struct slot *s)
 static void die(struct xen_ring *r, uint32_t prod)
 {
 	r->dead = true;
-	cow_log(COW_LOG_ERR, "%s: the guest says it has put in requests up to %u, where %u are answered "
-		"and %u fit: it gets no more answers", r->cfg.name, prod, r->answered, r->entries);
+	cow_log_limited(COW_LOG_ERR, "%s: the guest says it has put in requests up to %u, where %u are "
+			"answered and %u fit: it gets no more answers", r->cfg.name, prod, r->answered,
+			r->entries);
 }
 
 /* Returns how many it took. */

@@ -120,7 +120,7 @@ int xen_store_read_state(struct xen_store *s, const char *dir)
 
 	if (rc)
 		return rc == -ENOENT ? XEN_ABSENT : rc;
-	return state ? (int)state : -EINVAL;
+	return (int)state;
 }
 
 int xen_store_write(struct xen_store *s, const char *dir, const char *key, const char *fmt, ...)

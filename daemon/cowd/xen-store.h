@@ -42,7 +42,7 @@ int xen_store_read_number(struct xen_store *s, const char *dir, const char *key,
 /* The same, but @def where there is none. */
 int xen_store_read_number_or(struct xen_store *s, const char *dir, const char *key, uint64_t max,
 			     uint64_t def, uint64_t *ret);
-/* The node "state": enum xen_state, XEN_ABSENT where there is none; -EINVAL: nonsense. */
+/* The node "state": enum xen_state; XEN_ABSENT where there is none, or 0; -EINVAL: nonsense. */
 int xen_store_read_state(struct xen_store *s, const char *dir);
 int xen_store_write(struct xen_store *s, const char *dir, const char *key, const char *fmt, ...)
 	COW_PRINTF(4, 5);

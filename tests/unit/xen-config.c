@@ -102,6 +102,7 @@ TEST(many_words)
 	for (i = 0; i < 64; i++)
 		strcat(text, ",discard");
 	CHECK_EQ(config_disk(text, &got, &err), 0);
+	cow_free(got);
 	strcat(text, ",discard");
 	CHECK_EQ(config_disk(text, &got, &err), -E2BIG);
 	cow_free(text);

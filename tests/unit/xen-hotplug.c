@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -131,6 +132,7 @@ static const char *calls(void)
 	return text;
 }
 
+static char *cat(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 static char *cat(const char *fmt, ...)
 {
 	static char text[8192];
@@ -395,8 +397,20 @@ TEST(long_sentence)
 	world("dscow:%s", file("over"));
 	program("cowd", "i=0; while [ $i -lt 3000 ]; do printf 'word '; i=$((i+1)); done >&2; exit 1");
 	add_fails("word word");
-	program("cowd", "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2; echo end >&2; echo >&2; exit 1");
+	program("cowd", "head -c 3000000 /dev/zero | tr '\\0' '\\n' >&2; echo end >&2; echo >&2\n"
+			"exit 1");
 	add_fails("end");
+}
+
+static void kill_named(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	int pid = 0;
+
+	CHECK(f && fscanf(f, "%d", &pid) == 1 && pid > 1);
+	fclose(f);
+	kill(pid, SIGKILL);
+	unlink(path);
 }
 
 /* What was made in vain goes, unless somebody has it. */
@@ -404,8 +418,9 @@ TEST(overlay_in_use)
 {
 	world("dscow:%s:/b", file("new"));
 	unlink(file("new"));
-	program("cowd", "sleep 30 </dev/null >/dev/null 2>&1 & exit 1");
+	program("cowd", "sleep 30 </dev/null >/dev/null 2>&1 & echo $! >$D/sleeper; exit 1");
 	add_fails("cowd failed");
+	kill_named(file("sleeper"));
 	CHECK(access(file("new"), F_OK));
 
 	program("cowd", "mv $D/new $D/other; echo mine >$D/new; exit 1");

@@ -6,12 +6,14 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <xenevtchn.h>
 #include <xengnttab.h>
 #include <xenstore.h>
+#include <xentoollog.h>
 
 #define xen_mb()
 #define xen_rmb()
@@ -20,6 +22,7 @@
 #include <xen/io/protocols.h>
 #include <xen/io/xenbus.h>
 
+#include "cow/log.h"
 #include "cow/opt.h"
 #include "cowd/xen-lib.h"
 
@@ -92,6 +95,31 @@ static int result(bool ok)
 {
 	return ok ? 0 : failure();
 }
+
+/* ---- what the libraries tell of ---- */
+
+/* A guest can make them complain, of references that it did not grant for one. */
+static void __attribute__((format(printf, 5, 0)))
+on_message(struct xentoollog_logger *logger, xentoollog_level level, int errnoval,
+	   const char *context, const char *format, va_list al)
+{
+	char text[256];
+
+	(void)logger;
+	(void)level;
+	vsnprintf(text, sizeof(text), format, al);
+	cow_log_limited(COW_LOG_DEBUG, "%s: %s%s%s", context ? context : "xen", text,
+			errnoval > 0 ? ": " : "", errnoval > 0 ? strerror(errnoval) : "");
+}
+
+static void on_destroy(struct xentoollog_logger *logger)
+{
+	(void)logger;
+}
+
+static struct xentoollog_logger logger_of_ours = {
+	.vmessage = on_message, .destroy = on_destroy,
+};
 
 /* ---- xenstore ---- */
 
@@ -216,7 +244,7 @@ static int grants_open(void **ret)
 	xengnttab_handle *h;
 
 	errno = 0;
-	h = xengnttab_open(NULL, 0);
+	h = xengnttab_open(&logger_of_ours, 0);
 	if (!h)
 		return failure();
 	*ret = h;
@@ -288,7 +316,7 @@ static int events_open(uint32_t domain, void **ret)
 	xenevtchn_handle *h;
 
 	errno = 0;
-	h = xenevtchn_open(NULL, 0);
+	h = xenevtchn_open(&logger_of_ours, 0);
 	if (!h)
 		return failure();
 	/* A precaution that old kernels do not know. */
