@@ -43,6 +43,7 @@ struct fe {
 	enum xen_state state;		/* what we said last, or found */
 	struct xen_conn *conn;
 	struct cow_req flush;
+	bool settling;			/* the rings are to be let go when nothing is in flight */
 	bool flushing;
 	bool read_only, discard;
 	bool look;			/* something changed */
@@ -205,7 +206,8 @@ static bool settle(struct fe *fe)
 	if (!fe->conn)
 		return !fe->flushing;
 	xen_conn_stop(fe->conn);
-	if (xen_conn_inflight(fe->conn))
+	fe->settling = xen_conn_inflight(fe->conn) > 0;
+	if (fe->settling)
 		return false;
 	xen_conn_run(fe->conn);
 	xen_conn_free(fe->conn, false);
@@ -317,12 +319,11 @@ static void look(struct fe *fe)
 static void before_wait(void *opaque)
 {
 	struct fe *fe = opaque;
-	bool waited = fe->conn && xen_conn_inflight(fe->conn);
 
 	if (fe->conn)
 		xen_conn_run(fe->conn);
-	if (waited && !xen_conn_inflight(fe->conn))
-		fe->look = true;	/* perhaps to let go of the rings */
+	if (fe->settling && fe->conn && !xen_conn_inflight(fe->conn))
+		fe->look = true;	/* to let go of the rings */
 	for (unsigned i = 0; fe->look && i < LOOKS && !fe->ended && !fe->leaving; i++) {
 		fe->look = false;
 		look(fe);
