@@ -96,8 +96,10 @@ wait_for 20 '! cowctl status "xen-$g1-51728" >/dev/null 2>&1'
 subtest no page of the guest stays mapped
 xl debug-keys g
 xl dmesg -c >grants
-[ "$(grants_in_use "$g1")" = 2 ] || fail "grants of the hostile guest: $(cat grants)"
-[ "$(grants_in_use "$g2")" = 3 ] || fail "grants of the honest guest, which has a ring: $(cat grants)"
+# What every guest has for xenstore and its console; the honest one has a ring of one page besides.
+used=$(grants_in_use "$g1")
+[ "$used" -le 2 ] || fail "grants of the hostile guest: $(cat grants)"
+[ "$(grants_in_use "$g2")" = $((used + 1)) ] || fail "grants of the honest guest, which has a ring: $(cat grants)"
 
 subtest the images are sound, and hold nothing that was not written rightly
 guest_destroy g1
