@@ -33,7 +33,7 @@ hostile() {	# DEVICE WHAT [N]: finds nothing wrong
 
 # Grants of domain $1 that another one uses, as Xen says: its console and xenstore are two.
 grants_in_use() {
-	awk -v d="$1" '/grant-table for remote/ { on = $6 == "d" d } on && /^\(XEN\) \[/ { n++ } END { print n + 0 }' grants
+	awk -v d="d$1" '/grant-table for remote/ { on = $5 == d } on && /^\(XEN\) \[0x/ { n++ } END { print n + 0 }' grants
 }
 
 subtest two guests, one of them honest
