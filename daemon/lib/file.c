@@ -247,21 +247,21 @@ static int byte_taken(int fd, off_t byte, bool *ret)
 	return 0;
 }
 
-static int lock_take(int fd, unsigned uses, unsigned denies)
+static int lock_take(int fd, unsigned uses)
 {
 	int rc = 0;
 
 	for (int n = 0; n < PERM_BITS && rc == 0; n++) {
 		if (uses & (1u << n))
 			rc = lock_byte(fd, LOCK_USES + n);
-		if (rc == 0 && (denies & (1u << n)))
+		if (rc == 0 && (LOCK_DENIED & (1u << n)))
 			rc = lock_byte(fd, LOCK_DENIES + n);
 	}
 	return rc;
 }
 
 /* After taking ours, so that of two openers at least one sees the other. */
-static int lock_conflict(int fd, unsigned uses, unsigned denies, bool *ret)
+static int lock_conflict(int fd, unsigned uses, bool *ret)
 {
 	int rc = 0;
 
@@ -269,7 +269,7 @@ static int lock_conflict(int fd, unsigned uses, unsigned denies, bool *ret)
 	for (int n = 0; n < PERM_BITS && rc == 0 && !*ret; n++) {
 		if (uses & (1u << n))
 			rc = byte_taken(fd, LOCK_DENIES + n, ret);
-		if (rc == 0 && !*ret && (denies & (1u << n)))
+		if (rc == 0 && !*ret && (LOCK_DENIED & (1u << n)))
 			rc = byte_taken(fd, LOCK_USES + n, ret);
 	}
 	return rc;
@@ -301,12 +301,12 @@ static int claim(const struct cow_file *f)
 }
 
 /* One attempt; a conflict leaves nothing locked. */
-static int lock_try(int fd, unsigned uses, unsigned denies, bool *ret_taken)
+static int lock_try(int fd, unsigned uses, bool *ret_taken)
 {
-	int rc = lock_take(fd, uses, denies);
+	int rc = lock_take(fd, uses);
 
 	if (rc == 0)
-		rc = lock_conflict(fd, uses, denies, ret_taken);
+		rc = lock_conflict(fd, uses, ret_taken);
 	if (rc || *ret_taken)
 		lock_drop(fd);
 	return rc;
@@ -314,12 +314,12 @@ static int lock_try(int fd, unsigned uses, unsigned denies, bool *ret_taken)
 
 static unsigned lock_uses(bool write)
 {
-	return PERM_READ | (write ? PERM_WRITE | PERM_RESIZE : 0);
+	return PERM_READ | (write ? LOCK_DENIED : 0);
 }
 
 int cow_lock_too(int fd, bool write)
 {
-	return lock_take(fd, lock_uses(write), LOCK_DENIED);
+	return lock_take(fd, lock_uses(write));
 }
 
 static int open_lock_fd(const struct cow_file *f)
@@ -341,7 +341,7 @@ static int open_lock_fd(const struct cow_file *f)
  */
 int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 {
-	unsigned denies = LOCK_DENIED, uses = lock_uses(write);
+	unsigned uses = lock_uses(write);
 	unsigned wait_ms = 0;
 	bool taken = false;
 	int rc;
@@ -350,11 +350,11 @@ int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err)
 	if (f->lock_fd < 0)
 		return cow_err_sys(err, f->lock_fd, "%s: cannot lock", f->path);
 	if (f->kept)
-		rc = lock_take(f->lock_fd, uses, denies);
+		rc = lock_take(f->lock_fd, uses);
 	else
-		rc = lock_try(f->lock_fd, uses, denies, &taken);
+		rc = lock_try(f->lock_fd, uses, &taken);
 	while (rc == 0 && taken && cow_patience(&wait_ms))
-		rc = lock_try(f->lock_fd, uses, denies, &taken);
+		rc = lock_try(f->lock_fd, uses, &taken);
 	if (rc)
 		return cow_err_sys(err, rc, "%s: cannot lock", f->path);
 	if (taken)
