@@ -64,13 +64,7 @@ struct xen_layout {
 
 enum xen_abi { XEN_ABI_X86_32, XEN_ABI_X86_64, XEN_ABI_ARM, XEN_ABIS };
 
-#define XEN_LAYOUT_64(name) \
-	{ name, 112, 16, 8, 16, 24, 24, 28 }
-#define XEN_LAYOUTS { \
-	[XEN_ABI_X86_32] = { "x86_32-abi", 108, 12, 4, 12, 20, 20, 24 }, \
-	[XEN_ABI_X86_64] = XEN_LAYOUT_64("x86_64-abi"), \
-	[XEN_ABI_ARM] = XEN_LAYOUT_64("arm-abi"), \
-}
+extern const struct xen_layout xen_layouts[XEN_ABIS];	/* xen-ring.c */
 
 #if defined(__i386__)
 #define XEN_ABI_NATIVE XEN_ABI_X86_32

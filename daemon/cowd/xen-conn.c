@@ -52,8 +52,6 @@ struct xen_conn {
 
 /* ---- what the frontend says ---- */
 
-static const struct xen_layout layouts[XEN_ABIS] = XEN_LAYOUTS;
-
 static int read_abi(struct xen_store *s, const char *dir, uint32_t *ret, struct cow_err *err)
 {
 	char protocol[32];
@@ -63,7 +61,7 @@ static int read_abi(struct xen_store *s, const char *dir, uint32_t *ret, struct 
 	if (rc == -ENOENT)
 		return 0;
 	for (uint32_t i = 0; !rc && i < XEN_ABIS; i++)
-		if (!strcmp(protocol, layouts[i].protocol)) {
+		if (!strcmp(protocol, xen_layouts[i].protocol)) {
 			*ret = i;
 			return 0;
 		}
@@ -285,7 +283,7 @@ void xen_conn_status(const struct xen_conn *c, struct cow_kv *kv)
 		sum.refused += one.refused;
 		sum.notified += one.notified;
 	}
-	cow_kv_str(kv, "protocol", layouts[c->params.abi].protocol);
+	cow_kv_str(kv, "protocol", xen_layouts[c->params.abi].protocol);
 	cow_kv_u64(kv, "queues", c->params.queues);
 	cow_kv_u64(kv, "ring_pages", c->params.pages);
 	cow_kv_u64(kv, "requests", sum.requests);

@@ -79,7 +79,13 @@ struct xen_ring {
 	struct slot slots[];
 };
 
-static const struct xen_layout layouts[XEN_ABIS] = XEN_LAYOUTS;
+#define LAYOUT_64(name) { name, 112, 16, 8, 16, 24, 24, 28 }
+
+const struct xen_layout xen_layouts[XEN_ABIS] = {
+	[XEN_ABI_X86_32] = { "x86_32-abi", 108, 12, 4, 12, 20, 20, 24 },
+	[XEN_ABI_X86_64] = LAYOUT_64("x86_64-abi"),
+	[XEN_ABI_ARM] = LAYOUT_64("arm-abi"),
+};
 
 /* ---- shared memory: all that reads or writes it is here ---- */
 
@@ -179,7 +185,7 @@ static bool is_open(const struct xen_kept *kept, const struct xen_kept_slot *k)
 
 unsigned xen_ring_entries(enum xen_abi abi, unsigned pages)
 {
-	unsigned n = (pages * XEN_PAGE - XEN_RING_ENTRIES) / layouts[abi].entry, entries = 1;
+	unsigned n = (pages * XEN_PAGE - XEN_RING_ENTRIES) / xen_layouts[abi].entry, entries = 1;
 
 	while (entries * 2 <= n)
 		entries *= 2;
@@ -840,7 +846,7 @@ int xen_ring_new(const struct xen_ring_cfg *cfg, struct xen_ring **ret, struct c
 		return cow_err_set(err, -ENOMEM, "%s: not enough memory", cfg->name);
 	}
 	r->cfg = *cfg;
-	r->layout = &layouts[cfg->abi];
+	r->layout = &xen_layouts[cfg->abi];
 	r->shared = cfg->shared;
 	r->entries = entries;
 	init(r);

@@ -176,7 +176,6 @@ static void play(struct xen_ring *r, const struct xen_ring_cfg *cfg, unsigned en
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct xen_layout layouts[XEN_ABIS] = XEN_LAYOUTS;
 	struct fuzz_in in = { data, size };
 	unsigned mode, notified = 0;
 	struct xen_ring_cfg cfg = { .ops = &ops, .opaque = &notified, .name = "fuzz", .shared = g.shared };
@@ -202,7 +201,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	set_word(XEN_RING_REQ_PROD, cfg.kept->taken + (mode & 32 ? (uint32_t)fuzz_num(&in, 1) : 0));
 	set_word(XEN_RING_RSP_PROD, cfg.kept->answered);
 	if (xen_ring_new(&cfg, &r, &err) == 0)
-		play(r, &cfg, layouts[cfg.abi].entry, &in);
+		play(r, &cfg, xen_layouts[cfg.abi].entry, &in);
 	else
 		FUZZ_CHECK(err.code && err.msg[0] && !r);
 	xen_ring_free(r);

@@ -46,8 +46,6 @@ static struct {
 	uint8_t *model;			/* of the disk */
 } g;
 
-static const struct xen_layout layouts[XEN_ABIS] = XEN_LAYOUTS;
-
 /* ---- the hypervisor ---- */
 
 static bool copy_one(struct xen_copy *c)
@@ -108,7 +106,7 @@ static unsigned entries(void)
 
 static uint8_t *entry(uint32_t index)
 {
-	return g.shared + XEN_RING_ENTRIES + (index & (entries() - 1)) * layouts[g.abi].entry;
+	return g.shared + XEN_RING_ENTRIES + (index & (entries() - 1)) * xen_layouts[g.abi].entry;
 }
 
 struct what {
@@ -123,7 +121,7 @@ struct what {
 /* Puts it into the ring, not yet pushed. */
 static void put(const struct what *w)
 {
-	const struct xen_layout *l = &layouts[g.abi];
+	const struct xen_layout *l = &xen_layouts[g.abi];
 	uint8_t raw[XEN_ENTRY_MAX] = { 0 };
 
 	raw[0] = w->op;
@@ -162,7 +160,7 @@ static struct reply take_reply(void)
 	r.op = e[8];
 	CHECK_EQ(e[9], 0);
 	memcpy(&r.status, e + 10, 2);
-	for (unsigned i = 12; i < layouts[g.abi].response; i++)
+	for (unsigned i = 12; i < xen_layouts[g.abi].response; i++)
 		CHECK_EQ(e[i], 0);
 	return r;
 }
