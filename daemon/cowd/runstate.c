@@ -237,7 +237,6 @@ int runstate_clean(struct runstate *rs, const char *keep, struct cow_err *err)
 	if (rc)
 		return rc;
 	unlink_suffix(rs, ".sock");
-	unlink_suffix(rs, ".state");
 	memset(&rs->st, 0, sizeof(rs->st));
 	if (mkdir(rs->mount, 0755) && errno != EEXIST)
 		return cow_err_sys(err, -errno, "mount point %s", rs->mount);

@@ -26,8 +26,9 @@ int runstate_acquire(const char *name, struct runstate **ret, struct cow_err *er
 void runstate_read(struct runstate *rs);
 /*
  * Removes what it left, after runstate_read(): its loop device (only if it is backed by our
- * disk file, and is not @keep), its mounts, its socket, its state file; then makes the mount
- * point. What else its front end made is removed by that front end.
+ * disk file, and is not @keep), its mounts, its socket; then makes the mount point. What else
+ * its front end made is removed by that front end. The state file stays until it is replaced:
+ * if we are killed before, whoever comes next must know of @keep.
  */
 int runstate_clean(struct runstate *rs, const char *keep, struct cow_err *err);
 /* Writes rs->st; a failure is logged, what is lost is only the clean-up after a kill. */

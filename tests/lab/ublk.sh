@@ -14,7 +14,7 @@ kills=8
 size=64
 fe=ublk
 front_ends ublk
-[ -n "${COW_IN_LAB:-}" ] || require_cmd fio
+[ -n "${COW_IN_LAB:-}" ] || require_cmd fio strace jq
 node_lab -m 1536 -t 1000 -e FAULT -e SEED
 seed=${SEED:-20061}
 
@@ -129,6 +129,22 @@ expect_fail "cowctl stop $node" "/dev/ublkb0 is in use: process $holder has it o
 kill $holder
 wait $holder 2>/dev/null || true
 e2fsck -fn "$disk" >/dev/null 2>&1 || fail "the node is not what it was before a refused stop"
+
+subtest "killed, and killed again while it is taken up: whoever waits is served in the end"
+kill_daemon
+dd if="$disk" of="$TMP/waited" bs=4k count=1 iflag=direct status=none &
+waiter=$!
+for at in "unlink $COW_RUN_DIR/$node.sock" "mkdir $COW_RUN_DIR/$node" "rename $COW_RUN_DIR/$node.state~"; do
+	set -- $at
+	timeout 60 strace -f -qq -o "$TMP/trace" -P "$2" -e trace="$1" -e inject="$1":signal=KILL \
+		"$BUILD/bin/cowd" -f --frontend=ublk -p dscow "$node" "$img" >/dev/null 2>&1 || true
+	grep -q 'killed by SIGKILL' "$TMP/trace" || fail "not killed at $at: $(cat "$TMP/trace")"
+done
+kill -0 $waiter || fail "it did not wait"
+serve "$img"
+is "device" "$(cowctl status "$node" --json | jq -r .block_device)" /dev/ublkb0
+wait $waiter || fail "an error for who waited"
+cmp -n 4096 "$TMP/waited" "$disk"
 
 subtest "stopped: nothing is left, the image is sound, the base untouched"
 cowctl stop "$node"
