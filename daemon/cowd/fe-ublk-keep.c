@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The keeper of a queue's ring, for kernels whose ublk driver cannot bear that its
+ * The keeper of a queue's rings, for kernels whose ublk driver cannot bear that its
  * server is killed under load (before Linux 6.16, Debian's 6.12 among them).
  *
  * When the last one closes a ring, the kernel cancels the commands in it. That
@@ -12,6 +12,11 @@
  * their way have come back, says that the device is quiesced, and cancels the other
  * commands itself. Then there is nothing left to keep.
  *
+ * The driver learns it once. If that is before the command that makes the device live,
+ * whose end a killed daemon does not wait for, then the device is live without a server and
+ * nobody can take it up any more. So that command is the keeper's to send, and until
+ * it is answered the keeper holds the other ring, too.
+ *
  * If the keeper is killed together with the daemon, it was of no use.
  */
 #include "fe-ublk.h"
@@ -20,12 +25,16 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define LOOK_MS 2
 #define LOOK_TRIES 30000	/* then whatever happens must happen */
+
+/* ---- in the keeper ---- */
 
 static void wait_quiesced(uint32_t id)
 {
@@ -44,66 +53,128 @@ static void wait_quiesced(uint32_t id)
 	ublk_ctl_close(ctl);
 }
 
-/* Nothing but the two may be kept: locks, the device itself, somebody's standard output. */
-static void close_others(int a, int b)
+static int command(uint32_t id, uint32_t op, pid_t daemon)
 {
-	int low = a < b ? a : b, high = a < b ? b : a, fd, null = open("/dev/null", O_RDWR);
+	struct ublk_ctl *ctl;
+	int rc = ublk_ctl_open(&ctl, NULL);
 
-	for (fd = 0; fd <= STDERR_FILENO; fd++)
-		dup2(null, fd);
-	if (low > STDERR_FILENO + 1)
-		close_range(STDERR_FILENO + 1, (unsigned)low - 1, 0);
-	if (high > low + 1)
-		close_range((unsigned)low + 1, (unsigned)high - 1, 0);
-	close_range((unsigned)high + 1, ~0u, 0);
+	if (rc)
+		return rc;
+	rc = ublk_ctl_cmd(ctl, op, id, NULL, 0, (uint64_t)daemon);
+	ublk_ctl_close(ctl);
+	return rc;
 }
 
-static _Noreturn void keep(uint32_t id, int ring_fd, int life)
+enum { RING, LAST, TALK, KEPT };
+
+/* The fds of @fd are moved to where they are out of the way; nothing else stays open. */
+static void close_others(int fd[KEPT])
+{
+	int first = STDERR_FILENO + 1, null = open("/dev/null", O_RDWR), i;
+
+	for (i = 0; i <= STDERR_FILENO; i++)
+		dup2(null, i);
+	for (i = 0; i < KEPT; i++)
+		fd[i] = fcntl(fd[i], F_DUPFD, first + KEPT);
+	for (i = 0; i < KEPT; i++)
+		fd[i] = dup2(fd[i], first + i);
+	close_range((unsigned)(first + KEPT), ~0u, 0);
+}
+
+static ssize_t hear(int fd, uint32_t *ret)
+{
+	ssize_t n;
+
+	do {
+		n = read(fd, ret, sizeof(*ret));
+	} while (n < 0 && errno == EINTR);
+	return n;
+}
+
+static _Noreturn void keep(uint32_t id, pid_t daemon, int fd[KEPT])
 {
 	static const int fatal[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE };
+	uint32_t op;
 	unsigned i;
-	char c;
+	int answer;
 
 	/* A service manager stops all of a service; this one ends when the daemon has. */
 	for (i = 0; i < COW_ARRAY_SIZE(fatal); i++)
 		signal(fatal[i], SIG_IGN);
 	prctl(PR_SET_NAME, "cowd-keep", 0, 0, 0);
-	close_others(ring_fd, life);
-	while (read(life, &c, 1) < 0 && errno == EINTR)
-		;
+	close_others(fd);
+	if (hear(fd[TALK], &op) == sizeof(op)) {
+		answer = command(id, op, daemon);
+		close(fd[LAST]);
+		if (write(fd[TALK], &answer, sizeof(answer)) == sizeof(answer))
+			hear(fd[TALK], &op);	/* its end */
+	} else {
+		close(fd[LAST]);
+	}
 	wait_quiesced(id);
 	_exit(0);
 }
 
-int ublk_keeper_start(uint32_t id, int ring_fd, struct ublk_keeper *ret)
+/* ---- in the daemon ---- */
+
+int ublk_keeper_start(uint32_t id, int ring_fd, int last_fd, struct ublk_keeper *ret)
 {
-	int life[2];
+	pid_t daemon = getpid();
+	int talk[2];
 
 	/* The daemon's end is closed by its end. */
-	if (pipe2(life, O_CLOEXEC))
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, talk))
 		return -errno;
 	ret->pid = fork();
 	if (ret->pid == 0)
-		keep(id, ring_fd, life[0]);
-	close(life[0]);
+		keep(id, daemon, (int[KEPT]){ ring_fd, last_fd, talk[1] });
+	close(talk[1]);
 	if (ret->pid < 0) {
 		int rc = -errno;
 
-		close(life[1]);
+		close(talk[0]);
 		return rc;
 	}
-	ret->life = life[1];
+	ret->talk = talk[0];
 	return 0;
+}
+
+static void on_answer(void *opaque, uint32_t events)
+{
+	struct ublk_keeper *k = opaque;
+	uint32_t answer;
+	ssize_t n = hear(k->talk, &answer);
+
+	(void)events;
+	cow_source_free(k->src);
+	k->src = NULL;
+	k->done(k->opaque, n == sizeof(answer) ? (int)answer : -ESRCH);
+}
+
+int ublk_keeper_go_live(struct ublk_keeper *k, struct cow_loop *loop, uint32_t op,
+			void (*done)(void *opaque, int answer), void *opaque)
+{
+	k->src = cow_loop_fd(loop, k->talk, EPOLLIN, on_answer, k);
+	if (!k->src)
+		return -errno;
+	k->done = done;
+	k->opaque = opaque;
+	if (send(k->talk, &op, sizeof(op), MSG_NOSIGNAL) == sizeof(op))
+		return 0;
+	cow_source_free(k->src);
+	k->src = NULL;
+	return -ESRCH;
 }
 
 void ublk_keeper_end(struct ublk_keeper *k)
 {
 	if (k->pid <= 0)
 		return;
+	cow_source_free(k->src);
 	kill(k->pid, SIGKILL);
 	while (waitpid(k->pid, NULL, 0) < 0)
 		if (errno != EINTR)
 			break;
-	close(k->life);
+	close(k->talk);
 	k->pid = 0;
 }

@@ -335,7 +335,7 @@ static int set_up_rings(struct ublk_queue *q)
 	if (!rc)
 		rc = set_up_ring(q, &q->last, &q->last_up);
 	if (!rc && q->cfg.keep)
-		rc = ublk_keeper_start(q->cfg.id, q->ring.ring_fd, &q->keeper);
+		rc = ublk_keeper_start(q->cfg.id, q->ring.ring_fd, q->last.ring_fd, &q->keeper);
 	if (rc)
 		return rc;
 	/* Each event wakes once, so nobody needs to read the counter. */
@@ -419,6 +419,14 @@ int ublk_queue_new(const struct ublk_queue_cfg *cfg, struct ublk_queue **ret,
 fail:
 	ublk_queue_free(q, true);
 	return rc;
+}
+
+int ublk_queue_go_live(struct ublk_queue *q, struct ublk_ctl *ctl, uint32_t op,
+		       void (*done)(void *opaque, int answer), void *opaque)
+{
+	return q->cfg.keep ? ublk_keeper_go_live(&q->keeper, q->cfg.loop, op, done, opaque)
+			   : ublk_ctl_send(ctl, q->cfg.loop, op, q->cfg.id, (uint64_t)getpid(),
+					   done, opaque);
 }
 
 void ublk_queue_free(struct ublk_queue *q, bool stopped)

@@ -741,9 +741,9 @@ static int start_queue(struct fe *fe, unsigned depth, uint32_t max_bytes, struct
 	/* With --scan it is the node that is looked at, not one device under two names. */
 	if (!fe->cfg.scan || fe->node[0])
 		give_hint(fe->id);
-	rc = ublk_ctl_send(fe->ctl, fe->cfg.loop,
-			   fe->taken_up ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV,
-			   fe->id, (uint64_t)getpid(), on_live, fe);
+	rc = ublk_queue_go_live(fe->queue, fe->ctl,
+				fe->taken_up ? UBLK_U_CMD_END_USER_RECOVERY : UBLK_U_CMD_START_DEV,
+				on_live, fe);
 	if (!rc)
 		return 0;
 	ublk_queue_free(fe->queue, true);

@@ -55,7 +55,7 @@ struct ublk_queue_cfg {
 	uint32_t id;
 	unsigned depth;
 	uint32_t max_bytes;		/* of data in a request */
-	bool keep;			/* with a keeper, see below */
+	bool keep;			/* with a keeper, see fe-ublk-keep.c */
 	void (*gone)(void *opaque);	/* the kernel took all requests back */
 	void *opaque;
 };
@@ -65,6 +65,12 @@ struct ublk_queue;
 /* Opens /dev/ublkcN and asks for requests: with every tag when it returns. */
 int ublk_queue_new(const struct ublk_queue_cfg *cfg, struct ublk_queue **ret,
 		   struct cow_err *err);
+/*
+ * Makes the device live by @op, START_DEV or END_USER_RECOVERY; @done(opaque, answer) from
+ * the loop. Once. 0 or -errno: not sent.
+ */
+int ublk_queue_go_live(struct ublk_queue *q, struct ublk_ctl *ctl, uint32_t op,
+		       void (*done)(void *opaque, int answer), void *opaque);
 /* No request is in flight; @stopped: nor will be. NULL is allowed. */
 void ublk_queue_free(struct ublk_queue *q, bool stopped);
 
@@ -72,14 +78,20 @@ void ublk_queue_free(struct ublk_queue *q, bool stopped);
 
 struct ublk_keeper {
 	pid_t pid;	/* 0: there is none */
-	int life;	/* open for as long as it has to keep */
+	int talk;	/* open for as long as it has to keep */
+	struct cow_source *src;	/* while a command is under way */
+	void (*done)(void *opaque, int answer);
+	void *opaque;
 };
 
 /*
- * A process that keeps the ring @ring_fd of device @id until this process has ended and the
- * kernel has taken the device back. 0 or -errno.
+ * A process that keeps two rings of device @id: @ring_fd until this process has ended and the
+ * kernel has taken the device back, @last_fd until the device is live. 0 or -errno.
  */
-int ublk_keeper_start(uint32_t id, int ring_fd, struct ublk_keeper *ret);
+int ublk_keeper_start(uint32_t id, int ring_fd, int last_fd, struct ublk_keeper *ret);
+/* ublk_queue_go_live() by the keeper. */
+int ublk_keeper_go_live(struct ublk_keeper *k, struct cow_loop *loop, uint32_t op,
+			void (*done)(void *opaque, int answer), void *opaque);
 /* At once, if there is one. */
 void ublk_keeper_end(struct ublk_keeper *k);
 
