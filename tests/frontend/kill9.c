@@ -35,8 +35,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SECTOR 512u
-#define WORDS (SECTOR / 8)
+#include "stamp.h"
+
+#define SECTOR STAMP_SECTOR
 #define WINDOW (2u << 20)
 #define SECTORS (WINDOW / SECTOR)	/* of a window */
 #define SPACING 16u			/* a window in so many of its size */
@@ -47,7 +48,6 @@
 #define RUN_US_MAX 60000u
 #define EARLY_US_MAX 12000u		/* kills while it starts */
 #define READY_TRIES 40000u		/* of half a millisecond */
-#define STATE_ZERO UINT32_MAX		/* in state[]: zeroed */
 #define CHECK_LEAKS 3			/* dscow_tool -k: no damage, but unused data */
 #define NAME "kill9"
 
@@ -136,20 +136,6 @@ static _Noreturn void fail(const char *fmt, ...)
 	_exit(1);
 }
 
-static uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15u;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return x ^ (x >> 31);
-}
-
-static uint64_t below(uint64_t *rnd, uint64_t n)
-{
-	*rnd = mix(*rnd);
-	return *rnd % n;
-}
-
 /* ---- sectors ---- */
 
 /* Where the sector with this index is on the disk: windows are spread out. */
@@ -158,41 +144,9 @@ static uint64_t place(uint64_t sector)
 	return (sector / SECTORS * SPACING * SECTORS + sector % SECTORS) * SECTOR;
 }
 
-static uint64_t checksum(const uint64_t *w)
-{
-	uint64_t h = t.seed;
-
-	for (unsigned i = 0; i < WORDS - 1; i++)
-		h = (h ^ w[i]) * 0x100000001b3u + (h >> 29);
-	return h;
-}
-
 static void stamp(void *to, uint64_t sector, uint32_t number)
 {
-	uint64_t *w = to, fill = mix(t.seed ^ sector << 32 ^ number);
-
-	if (number == STATE_ZERO) {
-		memset(to, 0, SECTOR);
-		return;
-	}
-	w[0] = number;
-	w[1] = place(sector);
-	for (unsigned i = 2; i < WORDS - 1; i++)
-		w[i] = fill += 0x9e3779b97f4a7c15u;
-	w[WORDS - 1] = checksum(w);
-}
-
-/* The number the sector carries. False: it is damaged or another's. */
-static bool read_stamp(const void *from, uint64_t sector, uint32_t *ret)
-{
-	static const uint8_t zero[SECTOR];
-	const uint64_t *w = from;
-
-	*ret = STATE_ZERO;
-	if (!memcmp(from, zero, SECTOR))
-		return true;
-	*ret = (uint32_t)w[0];
-	return w[0] < STATE_ZERO && w[1] == place(sector) && w[WORDS - 1] == checksum(w);
+	stamp_put(to, t.seed, place(sector), number);
 }
 
 static void make_base(void)
@@ -225,15 +179,15 @@ static void pick(struct writer *w, unsigned window, struct op *op)
 	uint64_t first = (uint64_t)window * SECTORS, units = SECTORS / 2 / UNIT / THREADS;
 	uint64_t part = SECTORS / 2 / THREADS, at;
 
-	if (below(&w->rnd, 4)) {
-		at = below(&w->rnd, UNIT);
-		op->lo = first + (below(&w->rnd, units) * THREADS + w->index) * UNIT + at;
-		op->n = 1 + below(&w->rnd, UNIT - at);
+	if (rnd_below(&w->rnd, 4)) {
+		at = rnd_below(&w->rnd, UNIT);
+		op->lo = first + (rnd_below(&w->rnd, units) * THREADS + w->index) * UNIT + at;
+		op->n = 1 + rnd_below(&w->rnd, UNIT - at);
 		return;
 	}
-	at = below(&w->rnd, part);
-	op->n = 1 + below(&w->rnd, OP_MAX / SECTOR);
-	if (below(&w->rnd, 2)) {	/* whole granules */
+	at = rnd_below(&w->rnd, part);
+	op->n = 1 + rnd_below(&w->rnd, OP_MAX / SECTOR);
+	if (rnd_below(&w->rnd, 2)) {	/* whole granules */
 		at = at / 8 * 8;
 		op->n = (op->n + 7) / 8 * 8;
 	}
@@ -249,7 +203,7 @@ static void check_own(struct writer *w, const struct op *op)
 	for (uint64_t i = 0; i < op->n; i++) {
 		uint64_t s = op->lo + i;
 
-		if (!read_stamp(w->buf + i * SECTOR, s, &got) || got != t.state[s])
+		if (!stamp_get(w->buf + i * SECTOR, t.seed, place(s), &got) || got != t.state[s])
 			fail("read back at %" PRIu64 ": write %" PRIu32 " is not there, but %" PRIu32,
 			     place(s), t.state[s], got);
 	}
@@ -262,7 +216,7 @@ static bool change(struct writer *w, const struct op *op)
 	size_t bytes = op->n * SECTOR;
 	off_t at = (off_t)place(op->lo);
 
-	if (op->value == STATE_ZERO)
+	if (op->value == STAMP_ZERO)
 		return !fallocate(t.fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, at, (off_t)bytes);
 	for (uint64_t i = 0; i < op->n; i++)
 		stamp(w->buf + i * SECTOR, op->lo + i, op->value);
@@ -272,8 +226,8 @@ static bool change(struct writer *w, const struct op *op)
 /* One operation. False: the daemon is gone. */
 static bool step(struct writer *w)
 {
-	unsigned what = (unsigned)below(&w->rnd, 100);
-	unsigned window = below(&w->rnd, 10) ? t.window : (unsigned)below(&w->rnd, t.window + 1);
+	unsigned what = (unsigned)rnd_below(&w->rnd, 100);
+	unsigned window = rnd_below(&w->rnd, 10) ? t.window : (unsigned)rnd_below(&w->rnd, t.window + 1);
 	struct op op;
 
 	if (what < 3 && t.flush) {
@@ -289,7 +243,7 @@ static bool step(struct writer *w)
 		check_own(w, &op);
 		return true;
 	}
-	op.value = what < 16 ? STATE_ZERO : atomic_fetch_add(&t.number, 1);
+	op.value = what < 16 ? STAMP_ZERO : atomic_fetch_add(&t.number, 1);
 	w->inflight = op;
 	if (!change(w, &op))
 		return false;
@@ -397,7 +351,7 @@ static void verify(int fd, unsigned window, uint8_t *buf)
 		fail("window %u cannot be read: %s", window, strerror(errno));
 	for (unsigned i = 0; i < SECTORS; i++) {
 		const struct op *op;
-		bool ok = read_stamp(buf + i * SECTOR, first + i, &got);
+		bool ok = stamp_get(buf + i * SECTOR, t.seed, place(first + i), &got);
 
 		if (ok && got == t.state[first + i])
 			continue;
@@ -415,7 +369,7 @@ static void verify_some(uint8_t *buf)
 	for (unsigned i = 0; i <= RECHECK && i <= t.window; i++)
 		verify(t.fd, t.window - i, buf);
 	for (unsigned i = 0; i < RECHECK; i++)
-		verify(t.fd, (unsigned)below(&t.rnd, t.window + 1), buf);
+		verify(t.fd, (unsigned)rnd_below(&t.rnd, t.window + 1), buf);
 	/* What was in flight when the daemon died must be settled before the next one does. */
 	for (unsigned i = 0; i < THREADS; i++) {
 		if (t.writers[i].inflight.n)
@@ -442,7 +396,7 @@ static void run_writers(void)
 	for (unsigned i = 0; i < THREADS; i++)
 		if (pthread_create(&t.writers[i].thread, NULL, writer_main, &t.writers[i]))
 			fail("no thread");
-	nap(below(&t.rnd, RUN_US_MAX));
+	nap(rnd_below(&t.rnd, RUN_US_MAX));
 	atomic_store(&t.killed, true);
 	stop_server(SIGKILL);
 	for (unsigned i = 0; i < THREADS; i++)
@@ -452,21 +406,21 @@ static void run_writers(void)
 
 static unsigned kill_round(uint8_t *buf)
 {
-	unsigned how = (unsigned)below(&t.rnd, 2), early = 0;
+	unsigned how = (unsigned)rnd_below(&t.rnd, 2), early = 0;
 
-	t.direct = below(&t.rnd, 4);
-	t.flush = below(&t.rnd, 2);
+	t.direct = rnd_below(&t.rnd, 4);
+	t.flush = rnd_below(&t.rnd, 2);
 	start_server(how);
 	open_disk(how);
 	run_writers();
 	/* Now and then a second one dies while it takes over. */
-	while (below(&t.rnd, 4) == 0) {
-		start_server((unsigned)below(&t.rnd, 2));
-		nap(below(&t.rnd, EARLY_US_MAX));
+	while (rnd_below(&t.rnd, 4) == 0) {
+		start_server((unsigned)rnd_below(&t.rnd, 2));
+		nap(rnd_below(&t.rnd, EARLY_US_MAX));
 		stop_server(SIGKILL);
 		early++;
 	}
-	how = (unsigned)below(&t.rnd, 2);
+	how = (unsigned)rnd_below(&t.rnd, 2);
 	start_server(how);
 	open_disk(how);
 	verify_some(buf);
@@ -504,7 +458,7 @@ static void set_up(int argc, char **argv)
 	if (argc > 1)
 		t.kills = (unsigned)strtoul(argv[1], NULL, 10);
 	t.seed = seed ? strtoull(seed, NULL, 10) : (uint64_t)time(NULL);
-	t.rnd = mix(t.seed);
+	t.rnd = rnd_mix(t.seed);
 	if (!t.kills || !rundir || mkdir(own, 0700)) {
 		fprintf(stderr, "kill9: needs KILLS > 0, COW_RUN_DIR and no %s\n", own);
 		exit(2);
@@ -521,7 +475,7 @@ static void set_up(int argc, char **argv)
 	atomic_store(&t.number, 1);
 	for (unsigned i = 0; i < THREADS; i++) {
 		t.writers[i].index = i;
-		t.writers[i].rnd = mix(t.seed + i + 1);
+		t.writers[i].rnd = rnd_mix(t.seed + i + 1);
 		t.writers[i].buf = aligned_alloc(4096, OP_MAX);
 		if (!t.writers[i].buf || !t.state)
 			fail("not enough memory");
@@ -544,7 +498,7 @@ static void report(unsigned kills)
 /* Serves the image once more; everything must be there. Ends with an orderly stop. */
 static void verify_all(uint8_t *buf)
 {
-	unsigned how = (unsigned)below(&t.rnd, 2);
+	unsigned how = (unsigned)rnd_below(&t.rnd, 2);
 
 	start_server(how);
 	open_disk(how);

@@ -4,37 +4,19 @@
 # The bridge, a node over a loop device over a FUSE file, on a stock kernel: made,
 # used, resized, killed and taken up again, refused while in use, and nothing left
 # of it afterwards; and that udevd, where it runs, keeps off what is in it.
-. tests/lib/test.sh
-. tests/lib/lab.sh
+. tests/lib/lab-node.sh
 require_cmd dmsetup losetup jq mkfs.ext4 blockdev
 lab_self -t 600
 
 cd "$TMP"
 R=$COW_RUN_DIR
-NODE=/dev/mapper/vm
+node=vm
+NODE=/dev/mapper/$node
 modprobe -a dm-mod loop fuse
 at_exit 'umount -l "$TMP/mnt" 2>/dev/null; cowctl stop vm --force >/dev/null 2>&1'
 mkdir mnt
 truncate -s 64M base.raw
 dscow_tool -q -c ov.dscow base.raw
-
-status() {	# MEMBER
-	cowctl status vm --json | jq -r ".$1"
-}
-kill_9() {
-	killed=$(status pid)
-	kill -9 "$killed"
-	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$killed/status"'
-}
-nothing_left() {
-	[ "$(dmsetup ls)" = "No devices found" ] || fail "nodes are left: $(dmsetup ls)"
-	[ ! -e $NODE ] || fail "$NODE is left"
-	wait_for 10 '[ -z "$(losetup -a)" ]'
-	for f in "$R/vm" "$R/vm.sock" "$R/vm.state" "$R/vm.lock"; do
-		[ ! -e "$f" ] || fail "$f is left"
-	done
-	! grep -q " $R/vm " /proc/self/mounts || fail "$R/vm is mounted"
-}
 
 subtest probed
 cowd --probe=bridge >probe || fail "this kernel cannot run it: $(cat probe)"

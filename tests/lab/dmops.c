@@ -21,6 +21,7 @@
 #include <time.h>
 
 #include "dmcall.h"
+#include "stamp.h"
 
 #define READ_BYTES 65536u
 
@@ -64,11 +65,7 @@ static void on_alarm(int sig)
 
 static uint64_t below(uint64_t n)
 {
-	uint64_t x = d.rnd += 0x9e3779b97f4a7c15u;
-
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return (x ^ (x >> 31)) % n;
+	return rnd_below(&d.rnd, n);
 }
 
 /* Makes the call, which must succeed in time. */

@@ -290,7 +290,21 @@ static int reader_end(pid_t pid, bool wait)
 	return WEXITSTATUS(status);
 }
 
-static struct dmu_ask next_ask(void)
+/* Where the reader is, for a question that does not come. */
+static _Noreturn void no_question(pid_t reader)
+{
+	char path[64], stack[2048] = "";
+	int end = reader_end(reader, false), fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stack", (int)reader);
+	fd = open(path, O_RDONLY);
+	if (end < 0 && fd >= 0 && read(fd, stack, sizeof(stack) - 1) < 0)
+		stack[0] = '\0';
+	die("dmu-evil: no question comes, after %u records; the reader %s %d\n%s", checks,
+	    end < 0 ? "waits:" : "ended:", end, stack);
+}
+
+static struct dmu_ask next_ask(pid_t reader)
 {
 	union { struct dmu_head h; struct dmu_ask a; uint64_t raw[DMU_RECORD_MAX / 8]; } r;
 	struct pollfd p = { chan, POLLIN, 0 };
@@ -298,7 +312,7 @@ static struct dmu_ask next_ask(void)
 
 	for (;;) {
 		if (poll(&p, 1, 100000) != 1)
-			die("dmu-evil: no question comes, after %u records", checks);
+			no_question(reader);
 		n = read(chan, &r, sizeof(struct dmu_ask));
 		if (n < 0 && errno == EMSGSIZE) {	/* DMU_INFO is longer */
 			n = read(chan, &r, sizeof(r));
@@ -316,7 +330,7 @@ static struct dmu_ask next_ask(void)
 static void ask_checks(void)
 {
 	pid_t reader = start_reader(2 * SECTION + 256);
-	struct dmu_ask a = next_ask();
+	struct dmu_ask a = next_ask(reader);
 	uint64_t first_id;
 	int got;
 
@@ -338,7 +352,7 @@ static void ask_checks(void)
 
 		if (poll(&p, 1, 50) != 1)
 			continue;
-		a = next_ask();
+		a = next_ask(reader);
 		BLOCKS_WITH(0, b.head.id = a.head.id, b.start = a.start, b.position = 1 << 17,
 			    b.flags = DMU_BLOCKS_WRITE);
 	}
@@ -360,7 +374,7 @@ static void error_checks(void)
 
 	for (i = 0; i < sizeof(e) / sizeof(e[0]); i++) {
 		reader = start_reader(2 * SECTION + 2048 + i * 128);
-		a = next_ask();
+		a = next_ask(reader);
 		expect("error", dmu_result(chan, a.head.id, -e[i].said), 0);
 		got = reader_end(reader, true);
 		if (got != e[i].got)

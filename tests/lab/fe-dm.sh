@@ -6,12 +6,12 @@
 # of every shape that it takes and what it refuses, pause, resize, views, taking up
 # after a kill, stop. Long loads, kills under load, power cuts and failing disks:
 # kill9.sh, crash.sh, faults.sh.
-. tests/lib/test.sh
-. tests/lib/lab.sh
+. tests/lib/lab-node.sh
 require_cmd dmsetup losetup jq mkfs.ext4 blockdev cmp fstrim
 lab_self --module -d 768M -m 1024 -t 900
 
-NODE=/dev/mapper/vm
+node=vm
+NODE=/dev/mapper/$node
 R=$COW_RUN_DIR
 modprobe -a dm-mod loop fuse brd
 mkfs.ext4 -q /dev/vda
@@ -20,26 +20,10 @@ mount /dev/vda /run/disk
 cd /run/disk
 at_exit 'cd /; umount -l "$TMP/mnt" "$TMP/view" 2>/dev/null; cowctl stop vm --force >/dev/null 2>&1; umount -l /run/disk'
 
-status() {	# MEMBER
-	cowctl status vm --json | jq -r ".$1"
-}
-serve() {	# IMAGE [OPTION]...
+up() {	# [OPTION of cowd]...
 	out=$(cowd --frontend=dm -p dscow "$@" vm "$image") || fail "cowd: status $?"
 	[ "$out" = $NODE ] || fail "printed '$out'"
 	[ -b $NODE ] || fail "$NODE is no block device"
-}
-kill_9() {
-	killed=$(status pid)
-	kill -9 "$killed"
-	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$killed/status"'
-}
-nothing_left() {
-	[ "$(dmsetup ls)" = "No devices found" ] || fail "nodes are left: $(dmsetup ls)"
-	[ ! -e $NODE ] || fail "$NODE is left"
-	wait_for 10 '[ -z "$(losetup -a)" ]'
-	for f in "$R/vm.sock" "$R/vm.state" "$R/vm.lock"; do
-		[ ! -e "$f" ] || fail "$f is left"
-	done
 }
 sound() {	# IMAGE
 	cowimg check -q -f dscow "$1" || fail "$1 is not sound"
@@ -73,7 +57,7 @@ cowctl stop vm
 
 subtest what it is made of
 image=over.dscow
-serve
+up
 [ "$(dmsetup table vm)" = "0 81920 userspace vm 65536 granule:4096 writable:1 7:0 7:1" ] ||
 	fail "table: $(dmsetup table vm)"
 [ "$(dmsetup info -c --noheadings -o uuid vm)" = COWD-vm ] || fail "its UUID"
@@ -131,7 +115,7 @@ cowimg read -q -f dscow over.dscow - | cmp - model || fail "the image differs fr
 rm -f flat
 
 subtest a file system
-serve
+up
 mkfs.ext4 -q $NODE
 mount $NODE "$TMP/mnt"
 expect_fail 'cowctl stop vm' "^cowctl: vm: $NODE is in use: (mounted on $TMP/mnt|a process has it open)\$"
@@ -162,7 +146,7 @@ dd if=$NODE of=/dev/null bs=1M count=16 iflag=direct status=none ||
 cp "$TMP/mnt/data" "$TMP/mnt/copy"
 sync "$TMP/mnt/copy" &
 syncer=$!
-serve
+up
 wait $syncer || fail "a sync failed over a kill"
 cmp "$TMP/mnt/data" "$TMP/mnt/copy"
 umount "$TMP/mnt"
@@ -173,10 +157,10 @@ nothing_left
 sound over.dscow
 
 subtest killed while paused
-serve
+up
 cowctl pause vm
 kill_9
-serve
+up
 [ "$(dmsetup info -c --noheadings -o suspended vm)" = Active ] || fail "still suspended"
 dd if=$NODE of=/dev/null bs=1M count=1 iflag=direct status=none
 
@@ -190,7 +174,7 @@ done
 ! qemu-io -f raw -c 'write 0 512' over.dscow >"$TMP/said" 2>&1 || fail "QEMU wrote to the overlay"
 grep -q 'Failed to get .*lock' "$TMP/said" || fail "QEMU says: $(cat "$TMP/said")"
 cowimg info -f raw base.raw >/dev/null || fail "the base cannot be read"
-serve
+up
 dd if=$NODE of=/dev/null bs=1M count=1 iflag=direct status=none
 
 subtest taken up only over its own files
@@ -202,7 +186,7 @@ expect_fail 'cowd --frontend=dm --log-level=error -r -p dscow vm over.dscow' "is
 [ -b $NODE ] || fail "a refusal took the node away"
 mv over.dscow moved.dscow
 image=moved.dscow
-serve
+up
 cowctl stop vm
 nothing_left
 mv moved.dscow over.dscow
@@ -218,7 +202,7 @@ head -c 100000 /dev/urandom >junk
 cowimg write -q -f dscow -s 5000 mid.dscow junk
 dd if=junk of=model bs=1000 seek=5 conv=notrunc status=none
 cowimg create -q -f dscow -b mid.dscow -F dscow -o granule_size=16K over.dscow
-serve
+up
 same "three layers"
 scribble 36
 same "three layers, scribbled"
@@ -236,7 +220,7 @@ cowimg create -q -f dscow -b even.raw -F raw -o granule_size=16K even.dscow
 cowimg write -q -f dscow -s 50000 even.dscow junk
 dd if=junk of=model bs=1000 seek=50 conv=notrunc status=none
 image=even.dscow
-serve -r
+up -r
 [ "$(blockdev --getro $NODE)" = 1 ] || fail "the node is writable"
 same "read-only"
 expect_fail "dd if=junk of=$NODE bs=512 count=1 oflag=direct status=none" 'dd: .*'
@@ -266,7 +250,7 @@ dmsetup create low --table "0 $((34 * 2048)) linear /dev/ram0 0"
 cp /run/base.cut model
 cowimg create -q -f dscow --overwrite -b /dev/mapper/low -F raw /dev/ram1
 image=/dev/ram1
-serve
+up
 [ -z "$(losetup -a)" ] || fail "a loop device over a block device"
 # What the page cache of the device holds of old places must not be seen, or written back.
 same "block devices"
@@ -284,7 +268,7 @@ same "block devices, scribbled"
 kill_9
 expect_fail 'cowimg zero -q -f dscow -l 4K /dev/ram1' '/dev/ram1: in use by the kernel'
 expect_fail 'cowd --frontend=fuse --log-level=error -p dscow other /dev/ram1' '/dev/ram1: in use by the kernel'
-serve
+up
 same "block devices, taken up"
 cowctl stop vm
 sync
@@ -308,7 +292,7 @@ subtest resized under a mounted file system
 rm -f over.dscow
 dd if=/dev/urandom of=base.raw bs=1M count=20 status=none
 cowimg create -q -f dscow -b base.raw -F raw over.dscow
-serve
+up
 mkfs.ext4 -q $NODE
 mount $NODE "$TMP/mnt"
 dd if=/dev/urandom of="$TMP/mnt/data" bs=64k count=50 conv=fsync status=none
@@ -328,7 +312,7 @@ nothing_left
 sound over.dscow
 
 subtest removed by somebody else
-serve
+up
 dmsetup remove vm
 wait_for 20 '[ ! -e "$R/vm.sock" ]'
 nothing_left

@@ -39,12 +39,25 @@ fio_load() {
 	done
 }
 
-# Who waits in the kernel, for what.
+# Who waits in the kernel, for what: whatever cannot be interrupted, and all of ours.
 stuck() {
 	for task in /proc/[0-9]*/task/[0-9]*; do
-		case $(cut -d ')' -f 2- "$task/stat" 2>/dev/null) in
-		' D '*) echo "-- $(cat "$task/comm")"; cat "$task/stack" 2>/dev/null ;;
-		esac
+		case $(sed 's/^\([0-9]*\) (\(.*\)) \(.\) .*/\3 \2 \1/' "$task/stat" 2>/dev/null) in
+		D* | ?' cowd'* | ?' iou-'* | ?' fio'* | ?' payload'*)
+			echo "-- $(sed 's/).*/)/' "$task/stat") $(grep State "$task/status")"
+			cat "$task/stack"
+			;;
+		esac 2>/dev/null
+	done
+}
+
+# Says who waits, and ends the test, when nothing moves.
+watchdog() {
+	while sleep 5; do
+		[ $(($(date +%s) - $(stat -c %Y "$TMP/moves"))) -gt 150 ] || continue
+		echo "nothing moves; cowd: $(cowctl list 2>&1)"
+		stuck
+		kill -KILL $$
 	done
 }
 
@@ -87,6 +100,7 @@ successors() {
 }
 
 one_kill() {
+	: >"$TMP/moves"
 	nap 700
 	kill -USR1 $load		# on to blocks that nobody asked for yet
 	nap 100
@@ -118,11 +132,7 @@ one_kill() {
 
 for fe in $fes; do
 	subtest "$fe: a load through $kills kills"
-	slice base $size /dev/ram0
-	slice over $((size + 8)) /dev/ram1
-	payload fill -s "$seed" /dev/mapper/base
-	payload zero /dev/mapper/over
-	cowimg create -q -f dscow --overwrite -b /dev/mapper/base -F raw /dev/mapper/over
+	ram_overlay $size 8
 	serve /dev/mapper/over
 	rm -f "$TMP/enough" "$TMP/state" "$TMP/hot"
 	rnd=$seed died=0 fios=0 late=0
@@ -136,10 +146,14 @@ for fe in $fes; do
 	fio_load &
 	fio=$!
 	n=0
+	: >"$TMP/moves"
+	watchdog &
+	dog=$!
 	while [ $n -lt "$kills" ]; do
 		one_kill
 		n=$((n + 1))
 	done
+	kill $dog
 	kill -TERM $load
 	: >"$TMP/enough"
 	wait $load || fail "after $died kills: $(cat "$TMP/load")"

@@ -32,6 +32,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "stamp.h"
+
 #define MAGIC 0x6a736677736872u
 #define VERSION 1u
 #define BIO_SECTOR 512u
@@ -64,20 +66,6 @@ static _Noreturn void die(const char *what, const char *why)
 {
 	fprintf(stderr, "logreplay: %s: %s\n", what, why);
 	exit(1);
-}
-
-static uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15u;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return x ^ (x >> 31);
-}
-
-static unsigned percent(uint64_t *rnd)
-{
-	*rnd = mix(*rnd);
-	return (unsigned)(*rnd % 100);
 }
 
 static void open_log(const char *path)
@@ -196,7 +184,7 @@ static void put_entry(const struct target *to, const struct entry *e, const uint
 	for (uint64_t i = 0; i < e->sectors; i++) {
 		uint64_t s = e->sector + i;
 
-		if ((tear && percent(tear) < 50) || holds_newer(to, s, data + i * lg.unit))
+		if ((tear && rnd_below(tear, 100) < 50) || holds_newer(to, s, data + i * lg.unit))
 			continue;
 		put(to, s, data + i * lg.unit, lg.unit);
 		to->fua[s] = e->flags & FUA ? 1 : 0;
@@ -206,12 +194,12 @@ static void put_entry(const struct target *to, const struct entry *e, const uint
 static void forget(const struct target *to, const struct entry *e, uint64_t *rnd)
 {
 	uint8_t *buf = calloc(1, lg.unit);
-	unsigned how = rnd ? percent(rnd) : 0;
+	unsigned how = rnd ? rnd_below(rnd, 100) : 0;
 
 	/* Anything, as nothing promises zeroes; before it is durable perhaps those, or the old. */
 	for (uint64_t i = 0; buf && i < e->sectors && how < 66; i++) {
 		if (how < 33)
-			memset(buf, (int)(mix(i) & 0xff), lg.unit);
+			memset(buf, (int)(rnd_mix(i) & 0xff), lg.unit);
 		put(to, e->sector + i, buf, lg.unit);
 	}
 	free(buf);
@@ -225,19 +213,19 @@ static void replay_one(const struct target *to, uint64_t i, uint64_t *rnd)
 
 	if (e->flags & FUA || e->flags & MARK)
 		rnd = NULL;
-	if (e->flags & MARK || (rnd && percent(rnd) < LOSE_PERCENT))
+	if (e->flags & MARK || (rnd && rnd_below(rnd, 100) < LOSE_PERCENT))
 		return;
 	if (e->flags & DISCARD) {
 		forget(to, e, rnd);
 		return;
 	}
-	put_entry(to, e, data, rnd && percent(rnd) < TEAR_PERCENT ? rnd : NULL);
+	put_entry(to, e, data, rnd && rnd_below(rnd, 100) < TEAR_PERCENT ? rnd : NULL);
 }
 
 static void replay(const char *path, uint64_t point, bool lose, uint64_t seed)
 {
 	struct target to = { .path = path, .fd = open(path, O_RDWR | O_CLOEXEC) };
-	uint64_t rnd = mix(seed), durable = point;
+	uint64_t rnd = rnd_mix(seed), durable = point;
 	struct stat st;
 
 	if (to.fd < 0 || fstat(to.fd, &st))

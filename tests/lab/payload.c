@@ -49,14 +49,13 @@
 #include <time.h>
 
 #include "dmcall.h"
+#include "stamp.h"
 
-#define SECTOR 512u
-#define WORDS (SECTOR / 8)
+#define SECTOR STAMP_SECTOR
 #define THREADS_MAX 32u
 #define UNIT 6u			/* sectors of one owner in the mixed part: never a granule's */
 #define OP_MAX (128u << 10)
 #define CHUNK (1u << 20)
-#define ZERO UINT32_MAX		/* the number of a sector of zeroes */
 #define STATE_MAGIC 0x7061796c6f616431u
 #define READ_PER_MILLE 250u
 #define FLUSH_PER_MILLE 20u
@@ -138,20 +137,6 @@ static _Noreturn void usage(void)
 	exit(2);
 }
 
-static uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15u;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return x ^ (x >> 31);
-}
-
-static uint64_t below(uint64_t *rnd, uint64_t n)
-{
-	*rnd = mix(*rnd);
-	return *rnd % n;
-}
-
 static void *need(void *p)
 {
 	if (!p)
@@ -166,43 +151,15 @@ static uint64_t place(uint64_t sector)
 	return t.from + sector * SECTOR;
 }
 
-static uint64_t checksum(const uint64_t *w)
-{
-	uint64_t h = t.seed;
-
-	for (unsigned i = 0; i < WORDS - 1; i++)
-		h = (h ^ w[i]) * 0x100000001b3u + (h >> 29);
-	return h;
-}
-
 static void stamp(void *to, uint64_t sector, uint32_t number)
 {
-	uint64_t *w = to, fill = mix(t.seed ^ place(sector) << 20 ^ number);
-
-	w[0] = number;
-	w[1] = place(sector);
-	for (unsigned i = 2; i < WORDS - 1; i++)
-		w[i] = fill += 0x9e3779b97f4a7c15u;
-	w[WORDS - 1] = checksum(w);
-}
-
-/* The number that the sector carries. False: it is damaged, or another's. */
-static bool read_stamp(const void *from, uint64_t sector, uint32_t *ret)
-{
-	static const uint8_t zero[SECTOR];
-	const uint64_t *w = from;
-
-	*ret = ZERO;
-	if (!memcmp(from, zero, SECTOR))
-		return true;
-	*ret = (uint32_t)w[0];
-	return w[0] < ZERO && w[1] == place(sector) && w[WORDS - 1] == checksum(w);
+	stamp_put(to, t.seed, place(sector), number);
 }
 
 /* May the sector hold the write @got, if write @least must not be lost? */
 static bool allowed(const struct sector *s, uint32_t least, uint32_t got)
 {
-	if (got == ZERO)
+	if (got == STAMP_ZERO)
 		return s->zero && s->zero >= least;
 	return got >= least && got <= s->issued;
 }
@@ -211,7 +168,7 @@ static void check_sector(const void *data, uint64_t i, uint32_t least, const cha
 {
 	const struct sector *s = &t.s[i];
 	uint32_t got;
-	bool whole = read_stamp(data, i, &got);
+	bool whole = stamp_get(data, t.seed, place(i), &got);
 
 	if (whole && allowed(s, least, got))
 		return;
@@ -219,7 +176,7 @@ static void check_sector(const void *data, uint64_t i, uint32_t least, const cha
 		fail("%s, at %" PRIu64 ": damaged or of another place (it says: write %" PRIu32
 		     " at %" PRIu64 "); write %" PRIu32 " must be there, or up to %" PRIu32, where,
 		     place(i), got, ((const uint64_t *)data)[1], least, s->issued);
-	if (got == ZERO)
+	if (got == STAMP_ZERO)
 		fail("%s, at %" PRIu64 ": zeroes; write %" PRIu32 " must be there, or up to %" PRIu32,
 		     where, place(i), least, s->issued);
 	fail("%s, at %" PRIu64 ": write %" PRIu32 "; write %" PRIu32 " must be there, or up to %"
@@ -311,20 +268,20 @@ static void pick(struct thread *th, struct op *op)
 	uint64_t w = atomic_load(&t.window_index) * (windows / 3 * 2 + 1) % windows;
 	uint64_t first, unit = UNIT * t.align, units, part, at;
 
-	if (windows > 1 && below(&th->rnd, 4) == 0)	/* places used before go on being used */
-		w = below(&th->rnd, windows);
+	if (windows > 1 && rnd_below(&th->rnd, 4) == 0)	/* places used before go on being used */
+		w = rnd_below(&th->rnd, windows);
 	first = w * size;
 	units = size / 2 / unit / t.threads;
 	part = size / 2 / t.threads / t.align * t.align;
-	if (below(&th->rnd, 4)) {
-		at = below(&th->rnd, UNIT) * t.align;
-		op->lo = first + (below(&th->rnd, units) * t.threads + th->index) * unit + at;
-		op->n = t.align * (1 + below(&th->rnd, (unit - at) / t.align));
+	if (rnd_below(&th->rnd, 4)) {
+		at = rnd_below(&th->rnd, UNIT) * t.align;
+		op->lo = first + (rnd_below(&th->rnd, units) * t.threads + th->index) * unit + at;
+		op->n = t.align * (1 + rnd_below(&th->rnd, (unit - at) / t.align));
 		return;
 	}
-	at = below(&th->rnd, part / t.align) * t.align;
-	op->n = t.align * (1 + below(&th->rnd, OP_MAX / SECTOR / t.align));
-	if (below(&th->rnd, 2)) {	/* whole granules */
+	at = rnd_below(&th->rnd, part / t.align) * t.align;
+	op->n = t.align * (1 + rnd_below(&th->rnd, OP_MAX / SECTOR / t.align));
+	if (rnd_below(&th->rnd, 2)) {	/* whole granules */
 		at = at / 8 * 8;
 		op->n = (op->n + 7) / 8 * 8;
 	}
@@ -389,7 +346,7 @@ static void acknowledge(const struct op *op, bool durable)
 static void do_write(struct thread *th, struct op *op)
 {
 	size_t bytes = op->n * SECTOR;
-	bool durable = !t.plain && below(&th->rnd, 20) == 0;
+	bool durable = !t.plain && rnd_below(&th->rnd, 20) == 0;
 	ssize_t put;
 
 	issue(op, false);
@@ -406,7 +363,7 @@ static void do_write(struct thread *th, struct op *op)
 static void do_zero(struct thread *th, struct op *op)
 {
 	uint64_t range[2] = { place(op->lo), op->n * SECTOR };
-	bool discard = below(&th->rnd, 2);
+	bool discard = rnd_below(&th->rnd, 2);
 
 	issue(op, true);
 	if (!good(th, !ioctl(t.fd, discard ? BLKDISCARD : BLKZEROOUT, range) || errno == EOPNOTSUPP ||
@@ -466,7 +423,7 @@ static void *thread_main(void *arg)
 	if (t.inject)
 		mark_for_faults("1");
 	while (!atomic_load(&t.stop)) {
-		uint64_t what = below(&th->rnd, 1000);
+		uint64_t what = rnd_below(&th->rnd, 1000);
 		struct op op;
 
 		if (t.limit_ops && atomic_fetch_add(&t.ops, 1) >= t.limit_ops)
@@ -643,7 +600,7 @@ static void run(void)
 		struct thread *th = &t.th[i];
 
 		th->index = i;
-		th->rnd = mix(t.seed + i * 7919u + atomic_load(&t.number));
+		th->rnd = rnd_mix(t.seed + i * 7919u + atomic_load(&t.number));
 		th->buf = need(aligned_alloc(4096, OP_MAX));
 		if (pthread_create(&th->id, NULL, thread_main, th))
 			fail("no thread");

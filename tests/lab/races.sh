@@ -21,11 +21,7 @@ pick_front_ends
 fe=dm
 at_exit 'timeout 30 cowctl stop --force "$node" >/dev/null 2>&1 || true'
 
-slice base $size /dev/ram0
-slice over $((size + 40)) /dev/ram1
-payload fill -s "$seed" /dev/mapper/base
-payload zero /dev/mapper/over
-cowimg create -q -f dscow --overwrite -b /dev/mapper/base -F raw /dev/mapper/over
+ram_overlay $size 40
 serve /dev/mapper/over
 
 subtest "$calls table operations under load"

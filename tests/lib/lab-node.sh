@@ -12,7 +12,12 @@
 #	pick_front_ends        leaves in $fes those that this kernel has; skips without any
 #	serve IMAGE            starts cowd with front end $fe for the device $node, waits
 #	                       until it is usable; sets $disk and $pid
+#	status MEMBER          of what cowctl says of $node, as jq spells members
+#	kill_9                 kills the daemon of $node and waits until it is gone
+#	nothing_left           no node, no loop device, nothing of $node in the run directory
 #	slice NAME MIB DEVICE [MIB]    /dev/mapper/NAME: MIB of DEVICE, from there
+#	ram_overlay MIB SPARE  /dev/mapper/base, filled from $seed, and an empty overlay of it in
+#	                       /dev/mapper/over, SPARE MiB longer; on RAM disks
 #	drop NAME...           removes device-mapper nodes
 #	check_image IMAGE      sound? Unused space is no damage: repaired, checked again
 #	bounded SECONDS CMD    runs CMD, whose status it returns; 124 when it lasts longer, also
@@ -72,6 +77,25 @@ serve() {
 	pid=$(cowctl status "$node" --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
 }
 
+status() {
+	cowctl status "$node" --json | jq -r ".$1"
+}
+
+kill_9() {
+	killed=$(status pid)
+	kill -9 "$killed"
+	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$killed/status"'
+}
+
+nothing_left() {
+	[ "$(dmsetup ls)" = "No devices found" ] || fail "nodes are left: $(dmsetup ls)"
+	[ ! -e "/dev/mapper/$node" ] || fail "/dev/mapper/$node is left"
+	wait_for 10 '[ -z "$(losetup -a)" ]'
+	for node_left in "$COW_RUN_DIR/$node" "$COW_RUN_DIR/$node".*; do
+		[ ! -e "$node_left" ] || fail "$node_left is left"
+	done
+}
+
 slice() {
 	echo "0 $(($2 << 11)) linear $3 $((${4:-0} << 11))" | dmsetup create "$1"
 }
@@ -80,6 +104,14 @@ drop() {
 	for node_name; do
 		dmsetup remove --retry "$node_name" || fail "$node_name cannot be removed"
 	done
+}
+
+ram_overlay() {
+	slice base "$1" /dev/ram0
+	slice over $(($1 + $2)) /dev/ram1
+	payload fill -s "$seed" /dev/mapper/base
+	payload zero /dev/mapper/over
+	cowimg create -q -f dscow --overwrite -b /dev/mapper/base -F raw /dev/mapper/over
 }
 
 bounded() {
