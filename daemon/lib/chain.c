@@ -168,6 +168,7 @@ static void close_layer(struct cow_layer *l, bool forget)
 		l->img.fmt->close(&l->img);
 		cow_free(l->img.priv);
 	}
+	encoded_forget(l);
 	meta_fini(&l->meta, forget);
 	if (l->file.io)
 		l->file.io->ops->close(&l->file);
@@ -179,8 +180,7 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 		      bool write, struct cow_err *err)
 {
 	const struct cow_format *fmt = l->img.fmt;
-	/* No more than the file has; the least, META_SLOTS_MIN, where a format has no metadata. */
-	uint64_t bytes = fmt->verify || fmt->seal ? cow_min(c->cache_bytes, l->file.size) : 0;
+	uint64_t bytes;
 	int rc;
 
 	l->img.path = l->path;
@@ -197,6 +197,11 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 	cow_assert(cow_is_pow2(l->img.granule) && l->img.below_limit <= l->img.size);
 	if (!l->file.io)
 		return 0;
+	/* No more than there is; the least, META_SLOTS_MIN, where a format has no metadata. */
+	bytes = l->img.table_bytes;
+	if (bytes == 0 && (fmt->verify || fmt->seal))
+		bytes = l->file.size;
+	bytes = cow_min(bytes, c->cache_bytes);
 	if (!write && l->img.session)	/* room for what a killed writer left, see meta_adopt() */
 		bytes = cow_max(bytes, ADOPT_BYTES);
 	rc = meta_init(&l->meta, &l->img, &l->file, bytes, c->persist && write && fmt->begin, err);

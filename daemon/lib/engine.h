@@ -21,6 +21,7 @@ struct cow_layer {
 	unsigned index;
 	struct cow_file file;		/* io NULL: a format without a file */
 	struct cow_meta meta;
+	struct encoded *encoded;	/* the extent decoded last, or NULL */
 	char *path;
 };
 
@@ -40,7 +41,7 @@ struct cow_rd {
 	void (*done)(struct cow_rd *rd, int err);	/* not called when rd_start() returned 1 */
 };
 
-enum wr_state { WR_MAP, WR_HEAD, WR_TAIL, WR_IO, WR_COMMIT };
+enum wr_state { WR_MAP, WR_HEAD, WR_TAIL, WR_IO, WR_TABLE, WR_TABLE_OUT, WR_COMMIT };
 
 /* WRITE, ZERO, DISCARD, WRITTEN in flight. */
 struct cow_wr {
@@ -48,7 +49,7 @@ struct cow_wr {
 	uint64_t pos;			/* bytes of the request done */
 	uint64_t n;			/* bytes of it in the current step */
 	uint64_t lo, hi;		/* granules locked */
-	uint8_t *bounce;		/* old contents around the step's bytes: head, then tail */
+	uint8_t *bounce;		/* old contents around the step's bytes: head, then tail; or a table */
 	uint64_t head, tail;
 	const uint8_t *data;
 	bool punch;
@@ -138,7 +139,15 @@ void flush_submit(struct cow_chain *c, struct cow_req *req);
 /* Room is needed. 1: a flush is under way and will wake the stalled; 0: one just ended; -errno. */
 int flush_kick(struct cow_chain *c);
 
+/* encoded.c */
+/* Starts to read @n bytes of the encoded extent @map of @l, from virtual byte @v on, for @rd. */
+void encoded_read(struct cow_rd *rd, struct cow_layer *l, const struct cow_map *map, uint64_t v,
+		  uint64_t n);
+void encoded_forget(struct cow_layer *l);
+
 /* req.c */
+/* An operation of @rd that was pending has ended. */
+void rd_io_ended(struct cow_rd *rd, int result);
 int rd_start(struct cow_rd *rd, int *ret);	/* 1: done, *ret; 0: rd->done will be called */
 int chain_map(struct cow_layer *l, const struct cow_query *q, struct cow_pins *pins,
 	      struct cow_map *ret);

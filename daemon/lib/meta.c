@@ -361,6 +361,22 @@ static int depends_on(const struct cow_meta *m, uint32_t from, uint32_t target)
 	return 0;
 }
 
+/*
+ * Edges to blocks that have been written are kept; the others still have to be. A pinned
+ * one may be about to change: the edge was said before.
+ */
+static void drop_kept_edges(struct cow_mblk *b)
+{
+	const struct cow_meta *m = b->meta;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->ndeps; i++) {
+		if (vmap_dirty(&m->vmap.slots[b->deps[i]]) || m->blks[b->deps[i]].pins)
+			b->deps[n++] = b->deps[i];
+	}
+	b->ndeps = (uint8_t)n;
+}
+
 int cow_meta_after(struct cow_mblk *later, struct cow_mblk *earlier)
 {
 	struct cow_meta *m = later->meta;
@@ -369,6 +385,8 @@ int cow_meta_after(struct cow_mblk *later, struct cow_mblk *earlier)
 		if (later->deps[i] == earlier->index)
 			return 0;
 	}
+	if (later->ndeps == META_DEPS)
+		drop_kept_edges(later);
 	if (later->ndeps == META_DEPS || depends_on(m, earlier->index, later->index) != 0) {
 		m->stalled = true;
 		return -EAGAIN;
@@ -518,26 +536,14 @@ int meta_flush_round(struct meta_flush *f)
 	return --f->pending == 0;
 }
 
-/* Edges to blocks that have been written are kept; the others still have to be. */
-static void drop_kept_edges(struct cow_mblk *b)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < b->ndeps; i++) {
-		if (vmap_dirty(&b->meta->vmap.slots[b->deps[i]]))
-			b->deps[n++] = b->deps[i];
-	}
-	b->ndeps = (uint8_t)n;
-}
-
 void meta_flush_end(struct meta_flush *f)
 {
 	struct cow_meta *m = f->meta;
 
-	for (uint32_t i = 0; i < f->n; i++) {
+	for (uint32_t i = 0; i < f->n; i++)
 		m->blks[f->out[i].index].pins--;
+	for (uint32_t i = 0; i < f->n; i++)
 		drop_kept_edges(&m->blks[f->out[i].index]);
-	}
 	cow_free(f->copies);
 	cow_free(f->out);
 	f->copies = NULL;

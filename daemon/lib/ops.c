@@ -233,9 +233,25 @@ static int need_writable(const struct cow_chain *c, struct cow_err *err)
 	return cow_err_set(err, -EROFS, "%s: opened read-only", c->layers[0].path);
 }
 
+/*
+ * The image grew from @old: what its base has there must not appear. Formats that
+ * remember how far the base shows (below_limit) need no help.
+ */
+static int hide_base(struct cow_chain *c, uint64_t old)
+{
+	uint64_t end = cow_min(c->layers[0].img.below_limit, c->n > 1 ? c->layers[1].img.size : 0);
+	int rc;
+
+	if (end <= old)
+		return 0;
+	rc = cow_chain_zero(c, old, end - old);
+	return rc ? rc : cow_chain_flush(c);
+}
+
 int cow_chain_resize(struct cow_chain *c, uint64_t size, bool shrink, struct cow_err *err)
 {
 	struct cow_image *img = &c->layers[0].img;
+	uint64_t old = img->size;
 	int rc = need_writable(c, err);
 
 	if (rc)
@@ -255,6 +271,8 @@ int cow_chain_resize(struct cow_chain *c, uint64_t size, bool shrink, struct cow
 	if (rc == 0)
 		rc = img->fmt->resize(img, size, err);
 	img->gen++;
+	if (rc == 0)
+		rc = hide_base(c, old);
 	return rc ? cow_err_set(err, rc, "%s: resize: %s", img->path, strerror(-rc)) : 0;
 }
 
@@ -381,7 +399,7 @@ static int commit_extents(struct commit *m)
 			return rc;
 		if (e.kind == COW_DATA)
 			refine(l, &e);
-		if (e.kind == COW_DATA)
+		if (e.kind == COW_DATA || e.kind == COW_ENCODED)
 			rc = commit_data(m, virt, e.len);
 		else if (e.kind == COW_HOLE)
 			rc = cow_chain_zero(m->base, virt, e.len);

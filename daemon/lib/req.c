@@ -105,16 +105,21 @@ static void rd_wake_for_iocb(struct cow_waiter *w, int result)
 	rd_wake(w, 0);
 }
 
-static void rd_io_done(struct cow_iocb *cb, int result)
+void rd_io_ended(struct cow_rd *rd, int result)
 {
-	struct cow_rd *rd = cb->opaque;
-	struct cow_chain *c = rd->c;
-
 	if (result && !rd->err)
 		rd->err = result;
 	rd->pending--;
 	if (!rd->waiting)
 		rd_drive(rd);
+}
+
+static void rd_io_done(struct cow_iocb *cb, int result)
+{
+	struct cow_rd *rd = cb->opaque;
+	struct cow_chain *c = rd->c;
+
+	rd_io_ended(rd, result);
 	iocb_put(c, cb);
 }
 
@@ -178,6 +183,9 @@ static bool rd_answer(struct cow_rd *rd, struct cow_layer *l, const struct cow_m
 		/* fall through */
 	case COW_HOLE:
 		memset(rd->buf + rd->pos, 0, n);
+		break;
+	case COW_ENCODED:
+		encoded_read(rd, l, map, v, n);
 		break;
 	default:
 		rd->err = -EOPNOTSUPP;
@@ -401,6 +409,10 @@ static int wr_map(struct cow_req_priv *p)
 	end = dst->virt + dst->len;
 	w->n = cow_min(w->n, end - q.virt);
 	w->head = w->tail = 0;
+	if (dst->flags & COW_EXT_TABLE) {
+		w->n = 0;
+		return 0;
+	}
 	if (!w->punch && (dst->flags & COW_EXT_NEW)) {
 		w->head = q.virt - dst->virt;
 		w->tail = end - (q.virt + w->n);
@@ -426,18 +438,21 @@ static int wr_fill(struct cow_req_priv *p, uint8_t *buf, uint64_t virt, uint64_t
 {
 	struct cow_image *img = &p->c->layers[0].img;
 	uint64_t shown = virt < img->below_limit ? cow_min(len, img->below_limit - virt) : 0;
+	bool own = p->wr.map.src.kind == COW_DATA;
 
 	*ret = 0;
 	if (len == 0)
 		return 1;
-	if (p->wr.map.src.kind != COW_BELOW || p->c->n == 1)
+	if (own)
+		shown = len;
+	else if (p->wr.map.src.kind != COW_BELOW || p->c->n == 1)
 		shown = 0;
 	memset(buf + shown, 0, len - shown);
 	if (shown == 0)
 		return 1;
 	p->c->copied_bytes += shown;
 	p->fill.c = p->c;
-	p->fill.first = 1;
+	p->fill.first = own ? 0 : 1;
 	p->fill.virt = virt;
 	p->fill.len = shown;
 	p->fill.buf = buf;
@@ -480,6 +495,47 @@ static int wr_io(struct cow_req_priv *p, int *ret)
 	return cow_io_start(cb, ret);
 }
 
+/* ---- a table that the format needs first ---- */
+
+static void wr_table_done(struct cow_iocb *cb, int result)
+{
+	struct cow_req_priv *p = cow_container_of(cb, struct cow_req_priv, wr.cb);
+
+	p->wr.cb.raw = result;
+	p->wr.state = result ? WR_COMMIT : WR_TABLE_OUT;
+	wr_drive(p);
+}
+
+static int wr_table_begin(struct cow_req_priv *p)
+{
+	struct cow_wr *w = &p->wr;
+	const struct cow_image *img = &p->c->layers[0].img;
+
+	w->bounce = cow_zalloc(w->map.dst.len);
+	if (!w->bounce) {
+		img->fmt->commit(&p->c->layers[0].img, &w->map, -ENOMEM);
+		return -ENOMEM;
+	}
+	w->state = w->map.src.kind == COW_DATA ? WR_TABLE : WR_TABLE_OUT;
+	return 0;
+}
+
+/* Reads the old table, or writes the new one. 1: done, *ret; 0: waiting. */
+static int wr_table_io(struct cow_req_priv *p, int *ret)
+{
+	struct cow_wr *w = &p->wr;
+	bool out = w->state == WR_TABLE_OUT;
+
+	w->cb.file = &p->c->layers[0].file;
+	w->cb.op = out ? COW_IO_WRITE : COW_IO_READ;
+	w->cb.off = out ? w->map.dst.phys : w->map.src.phys;
+	w->cb.len = w->map.dst.len;
+	w->cb.iov[0] = (struct iovec){ w->bounce, w->map.dst.len };
+	w->cb.iovcnt = 1;
+	w->cb.done = out ? wr_io_done : wr_table_done;
+	return cow_io_start(&w->cb, ret);
+}
+
 /* The step's data operation ended with @io. Returns the request's result so far. */
 static int wr_commit(struct cow_req_priv *p, int io)
 {
@@ -487,9 +543,9 @@ static int wr_commit(struct cow_req_priv *p, int io)
 	struct cow_wr *w = &p->wr;
 
 	p->c->data_dirty = true;	/* now, not at the start: an fdatasync in between did not cover it */
-	if (w->map.dst.kind == COW_DATA && (w->map.dst.flags & COW_EXT_NEW)) {
+	if (w->map.dst.flags & COW_EXT_NEW) {
 		img->fmt->commit(img, &w->map, io);
-		if (io == 0)
+		if (io == 0 && w->map.dst.kind == COW_DATA)
 			p->c->allocated_bytes += w->head + w->n + w->tail;
 	}
 	meta_unpin(&w->pins);
@@ -526,7 +582,14 @@ static int wr_step_map(struct cow_req_priv *p)
 	rc = wr_map(p);
 	if (rc)
 		return rc;
+	if (w->map.dst.flags & COW_EXT_TABLE)
+		return wr_table_begin(p);
 	if (w->map.dst.kind == COW_HOLE && w->punch) {
+		if (w->map.dst.flags & COW_EXT_NEW) {
+			w->cb.raw = 0;
+			w->state = WR_COMMIT;
+			return 0;
+		}
 		meta_unpin(&w->pins);
 		w->pos += w->n;
 		return 0;
@@ -580,6 +643,14 @@ static int wr_step(struct cow_req_priv *p)
 		if (wr_io(p, &rc) == 0)
 			return 1;
 		return wr_commit(p, rc);
+	case WR_TABLE:
+	case WR_TABLE_OUT:
+		if (wr_table_io(p, &rc) == 0)
+			return 1;
+		if (rc || w->state == WR_TABLE_OUT)
+			return wr_commit(p, rc);
+		w->state = WR_TABLE_OUT;
+		return 0;
 	case WR_COMMIT:
 		return wr_commit(p, (int)w->cb.raw);
 	}

@@ -73,6 +73,8 @@ static int print_formats(void)
 		if (cow_format_find(*n, &fmt, NULL))
 			return 1;
 		printf("%s cap read", *n);
+		if (fmt->decode)
+			printf(" encoded");
 		for (size_t i = 0; i < COW_ARRAY_SIZE(caps); i++)
 			if (fmt->caps & caps[i].cap)
 				printf(" %s", caps[i].name);

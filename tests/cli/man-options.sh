@@ -141,9 +141,9 @@ for plugin in "$BUILD"/lib/cow/cow-*.so; do
 	[ -e "$page" ] || page=$MAN/$name.5
 	[ -e "$page" ] || fail "format $name has no page in man/"
 	sed -n "s/^$name key //p" "$TMP/formats" >"$TMP/code"
-	sed -n '/^\.Sh OPTIONS/,/^\.Sh [^O]/s/^\.It Cm \([a-z_]*\) Ns = .*/\1/p' "$page" >"$TMP/page"
+	sed -n '/^\.Sh OPTIONS/,/^\.Sh [^O]/s/^\.It Cm \([a-z0-9_]*\) Ns = .*/\1/p' "$page" >"$TMP/page"
 	agree "format $name"
-	# The table of what it can do. Nothing snapshots or encodes yet.
+	# The table of what it can do. Nothing snapshots yet.
 	row=$(sed -n '/^\.It Sy read Ta Sy write/{n;s/^\.It //;s/ Ta / /g;p;}' "$page")
 	set -- $row
 	[ $# = 7 ] || fail "$page: the table is not one row of seven words: $row"

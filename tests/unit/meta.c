@@ -129,8 +129,10 @@ TEST(circles_and_too_many_edges_are_refused)
 	CHECK_EQ(edge(&r, 2, 0), -EAGAIN);
 	CHECK(r.m.stalled);
 	CHECK_EQ(edge(&r, 1, 0), -EAGAIN);
-	for (unsigned n = 11; n < 11 + META_DEPS; n++)
+	for (unsigned n = 11; n < 11 + META_DEPS; n++) {
+		change(&r, n, 1);
 		CHECK_EQ(edge(&r, 10, n), 0);
+	}
 	CHECK_EQ(edge(&r, 10, 30), -EAGAIN);
 	rig_down(&r);
 }

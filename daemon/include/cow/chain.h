@@ -37,7 +37,7 @@ struct cow_chain_cfg {
 	 */
 	const char *const *backing;
 	const char *const *backing_dirs;
-	bool no_backing;		/* open the top layer alone, e.g. to check it */
+	bool no_backing;		/* open the top layer alone, e.g. to check it; not to let it grow */
 
 	/*
 	 * Is the file (a block device: its number, and 0) used by a device that a killed

@@ -71,6 +71,12 @@ struct cow_image {
 	uint64_t linear_shift;
 
 	struct cow_meta *meta;	/* libcow's */
+
+	/*
+	 * Set by open(): bytes of metadata of the image when it is full; the cache is
+	 * not made larger. 0: formats with verify() or seal() as much as the file has.
+	 */
+	uint64_t table_bytes;
 };
 
 /* create() */
@@ -167,6 +173,13 @@ struct cow_format {
 		      const struct cow_identity *identity, bool committing, struct cow_err *err);
 	/* Facts for "info", beyond the members of cow_image. */
 	void (*info)(struct cow_image *img, struct cow_kv *kv);
+
+	/*
+	 * Required of a format that answers COW_ENCODED. Makes the plain bytes of
+	 * map->dst at @out, which has room for img->block bytes or map->dst.len if that
+	 * is more, from the map->src.len stored ones at @raw. 0 or -errno. No I/O.
+	 */
+	int (*decode)(struct cow_image *img, const struct cow_map *map, const void *raw, void *out);
 };
 
 /*

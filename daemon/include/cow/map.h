@@ -20,11 +20,14 @@ enum cow_kind {
 	COW_HOLE,	/* reads as zeroes, nothing stored, do not look lower */
 	COW_DATA,	/* stored verbatim in file[@file] at @phys */
 	COW_BELOW,	/* not in this layer: ask the next one (zeroes if none) */
-	COW_ENCODED,	/* compressed or encrypted: only the format can read it; cannot be remapped */
+	COW_ENCODED,	/* compressed or encrypted: only the format's decode() can read it; cannot be remapped */
 };
 
 #define COW_EXT_NEW	(1u << 0)	/* reserved by this answer; commit() makes it visible */
 #define COW_EXT_SHARED	(1u << 1)	/* must be unshared before a write */
+#define COW_EXT_TABLE	(1u << 2)	/* with NEW: a table is to be made first, see struct cow_map */
+
+#define COW_ENCODED_MAX	(4u << 20)	/* bytes of an encoded extent, stored or plain */
 
 struct cow_extent {
 	uint64_t virt, len;	/* virtual range described; always covers query.virt; len > 0 */
@@ -45,17 +48,25 @@ struct cow_query {
  * The answer.
  *
  * READ, REPORT: @dst says where the bytes are; it may end before or after the
- * query's end, and starts at or before its start.
+ * query's end, and starts at or before its start. Of COW_ENCODED, @dst is what
+ * decode() makes at once, and src.len bytes from src.phys on are its stored form.
  *
  * WRITE: @dst is COW_DATA and covers query.virt. Without COW_EXT_NEW the bytes
  * can be written in place. With it, @dst starts and ends either at the query's
  * own edge or at a granule boundary beyond it: the bytes of @dst outside the
  * query must be filled with old contents first, from the layers below when
- * @src.kind is COW_BELOW, with zeroes when it is COW_HOLE.
+ * @src.kind is COW_BELOW, with zeroes when it is COW_HOLE, with what this layer
+ * reads as when it is COW_DATA.
  *
  * ZERO, DISCARD: the query is whole granules (the end of the image counts as a
  * granule boundary). COW_DATA: give the file range back (punch), then commit().
- * COW_HOLE: reads as zeroes already, nothing to do.
+ * COW_HOLE: reads as zeroes already, nothing to do; with COW_EXT_NEW it will as
+ * soon as commit() was called, no data is touched.
+ *
+ * All three may be answered with COW_EXT_NEW | COW_EXT_TABLE instead: @dst.phys,
+ * @dst.len is a place in the file for a table of the format. It is filled, with
+ * zeroes when @src.kind is COW_HOLE, with the bytes at @src.phys of the file when
+ * it is COW_DATA; then commit() is called, then the same query is asked again.
  */
 struct cow_map {
 	struct cow_extent dst;
