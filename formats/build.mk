@@ -2,7 +2,9 @@
 # One line a format: $(call format,NAME,SOURCES,LIBS) makes cow-NAME.so.
 
 DSCOW := $(wildcard formats/dscow/*.c)
+QCOW2 := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow2/*.c))
 
 $(eval $(call format,raw,$(wildcard formats/raw.c)))
 $(eval $(call format,zero,$(wildcard formats/zero.c)))
 $(eval $(call format,dscow,$(DSCOW),$$(XXHASH_LIBS)))
+$(eval $(call format,qcow2,$(QCOW2),$$(ZLIB_LIBS)))

@@ -32,7 +32,7 @@ FUZZ_RUNS  ?= 1000000
 CHECK_FUZZ_RUNS ?= 20000
 FUZZ_RSS_MB ?= 2048
 # A test that calls make again must not see other answers than this make.
-TEST_MAKE = make CC='$(CC)' $(foreach w,FUSE URING BLKID XXHASH DEVMAPPER XEN,WITH_$w=$(WITH_$w))
+TEST_MAKE = make CC='$(CC)' $(foreach w,FUSE URING BLKID XXHASH DEVMAPPER XEN ZLIB,WITH_$w=$(WITH_$w))
 RUN = BUILD='$(abspath $(BUILD))' SAN='$(SAN)' TEST_MAKE="$(TEST_MAKE)" sh tests/run
 
 $(BUILD)/tests/%.o: OBJ_CPPFLAGS = -iquote daemon/lib -iquote formats -iquote tests -iquote tests/lib \
@@ -161,6 +161,12 @@ bench-lab:
 	$(Q)$(MAKE) bench-lab-now
 bench-lab-now: all $(BENCH_BINS)
 	$(Q)BUILD='$(abspath $(BUILD))' python3 tests/bench/lab-dm $(BENCH_ARGS)
+# Of disks in a guest of Xen; with qemu-system-xen installed against its backend too.
+bench-xen:
+	$(Q)sh contrib/build/setup.sh build test bench
+	$(Q)$(MAKE) bench-xen-now
+bench-xen-now: all $(BENCH_BINS) $(LAB_BINS)
+	$(Q)BUILD='$(abspath $(BUILD))' python3 tests/bench/lab-xen $(BENCH_ARGS)
 
 # ---- fuzzing: an own object tree, instrumented by clang ----
 
@@ -192,4 +198,5 @@ check-includes:
 
 .PHONY: test-bins check check-root check-now check-c check-asan check-asan-now check-fault \
 	check-fault-now check-valgrind check-valgrind-now fuzz fuzz-now fuzz-bins fuzz-bins-if-clang \
-	check-headers check-includes lab-ready check-xen check-xen-now check-kernels check-kernels-now bench-lab bench-lab-now
+	check-headers check-includes lab-ready check-xen check-xen-now check-kernels check-kernels-now bench-lab bench-lab-now \
+	bench-xen bench-xen-now

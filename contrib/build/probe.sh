@@ -8,7 +8,7 @@
 #
 # usage: probe.sh FILE
 # environment: CC PKG_CONFIG WITH_FUSE WITH_URING WITH_BLKID WITH_XXHASH
-#              WITH_DEVMAPPER WITH_XEN
+#              WITH_DEVMAPPER WITH_XEN WITH_ZLIB
 #              (each WITH_* is auto, yes or no; yes and missing is an error)
 set -eu
 
@@ -69,6 +69,7 @@ feature() {
 	feature BLKID blkid 2.30 'no partition files (p1..pN) in a mounted view'
 	feature DEVMAPPER devmapper 1.02.155 'no /dev/mapper nodes: the front ends dm, ublk and bridge cannot run'
 	feature XEN 'xenstore xengnttab xenevtchn' 3.0 'no disks for guests of Xen: no block-dmu, no front end xen'
+	feature ZLIB 'zlib libzstd' 1.2.11 'no qcow2 images'
 	feature XXHASH libxxhash 0.8.0 'nothing can be built: libcow needs it'
 } >"$tmp"
 

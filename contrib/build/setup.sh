@@ -18,6 +18,8 @@ build	pkg-config	cmd pkg-config
 build	libfuse3-dev	module fuse3
 build	liburing-dev	module liburing
 build	libxxhash-dev	module libxxhash
+build	zlib1g-dev	module zlib
+build	libzstd-dev	module libzstd
 build	libblkid-dev	module blkid
 build	libdevmapper-dev	module devmapper
 build	libxen-dev	module xengnttab
@@ -58,6 +60,7 @@ debug	xz-utils	cmd xz
 bench	python3	cmd python3
 bench	qemu-utils	cmd qemu-img
 bench	qemu-system-common	cmd qemu-storage-daemon
+bench	qemu-system-xen	cmd /usr/libexec/xen-qemu-system-i386
 '
 
 have_fuzzer() {

@@ -82,7 +82,7 @@ sed -n 's/^    //p' README.md | sed 's/ #.*//;s/ *- .*//' | sed 's/&&/\n/g;s/[;|
 	sed 's/^ *//;s/^sudo //' | grep . >"$TMP/commands"
 [ "$(wc -l <"$TMP/commands")" -ge 10 ] || fail 'README.md shows too few commands: this shows nothing'
 grep -o '`make [a-z-]*`' README.md | tr -d '`' >>"$TMP/commands"
-grep -o '[a-z-]*([1-8])' README.md | sort -u | tr '()' '  ' | while read -r name section; do
+grep -o '[a-z0-9-]*([1-8])' README.md | sort -u | tr '()' '  ' | while read -r name section; do
 	[ -e "man/$name.$section" ] || fail "README.md refers to $name($section)"
 done || exit 1
 while read -r command rest; do

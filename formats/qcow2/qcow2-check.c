@@ -1,0 +1,651 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Examining and repairing a qcow2 image: every reference to a host cluster is
+ * counted, and compared with its refcount and its COPIED flag.
+ *
+ *	1. where metadata lies; what lies twice, or under data
+ *	2. refcount blocks that are missing or not to be believed are replaced
+ *	3. window by window of host clusters: count, raise refcounts that are too
+ *	   low, put COPIED flags right, lower refcounts that are too high
+ *	4. the marks "dirty" and "corrupt" go when nothing is left
+ *
+ * Each step is synced before the next, so that an interrupted repair leaves no
+ * refcount lower than it was. Memory: 64 MiB for a window, and 16 bytes for
+ * each cluster of metadata. What entries point to is never changed.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "qcow2-priv.h"
+
+#define WINDOW_CLUSTERS	(32u << 20)	/* 2 TiB of clusters of 64 KiB */
+#define SAY_MAX		200u		/* findings that are told one by one */
+#define COUNT_MAX	UINT16_MAX	/* counters stop there: as many snapshots there can be */
+#define BITMAPTABLE_MAX	COW_MIB(64)
+
+enum kind { KIND_META, KIND_DATA };
+
+struct check {
+	struct cow_image *img;
+	struct qcow2 *q;
+	struct cow_report *rep;
+	struct cow_err *err;
+	bool repair;
+	uint32_t said;
+	uint64_t left;			/* corruptions that were not repaired */
+
+	void (*ref)(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind);
+	bool deep;			/* look into L2 tables */
+	bool report;			/* tell what is wrong with entries: in one walk only */
+
+	uint64_t *reftable;		/* offsets, native order; 0: none, or not to be believed */
+	uint64_t reftable_n;
+	uint8_t *wanted;		/* of each refcount block: is something in its range referred to? */
+	uint64_t beyond;		/* references that no refcount table entry can cover */
+	uint64_t top;			/* highest cluster referred to, + 1 */
+	struct qcow2_set meta, multi;	/* metadata; what of it is referred to by more than one */
+
+	uint16_t *counts;		/* of the window [base, base + n) */
+	uint64_t base, n;
+	uint8_t *l2, *block;		/* a cluster each */
+	bool no_memory;
+};
+
+static void say(struct check *ck, bool repaired, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void say(struct check *ck, bool repaired, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+	int len;
+
+	ck->rep->repaired += repaired;
+	if (!ck->rep->say || ck->said++ > SAY_MAX)
+		return;
+	if (ck->said > SAY_MAX) {
+		ck->rep->say(ck->rep, "more findings are counted, but not listed");
+		return;
+	}
+	va_start(ap, fmt);
+	len = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (repaired && len > 0 && (size_t)len < sizeof(text))
+		snprintf(text + len, sizeof(text) - (size_t)len, " (repaired)");
+	ck->rep->say(ck->rep, text);
+}
+
+/* A corruption that no repair of ours puts right. */
+static void bad_entry(struct check *ck, const char *what, uint64_t where)
+{
+	if (!ck->report)
+		return;
+	ck->rep->corruptions++;
+	ck->left++;
+	say(ck, false, "%s %llu is damaged", what, (unsigned long long)where);
+}
+
+static int read_failed(struct check *ck, int rc, const char *what)
+{
+	return cow_err_sys(ck->err, rc, "%s: %s", ck->img->path, what);
+}
+
+/* ---- the walk: every reference to a host cluster ---- */
+
+static void ref_bytes(struct check *ck, uint64_t off, uint64_t bytes, enum kind kind)
+{
+	uint64_t first = off >> ck->q->cluster_bits;
+
+	if (bytes)
+		ck->ref(ck, first, ((off + bytes - 1) >> ck->q->cluster_bits) - first + 1, kind);
+}
+
+static bool bitmap_ok(uint64_t e, uint64_t bitmap)
+{
+	uint32_t alloc = (uint32_t)bitmap, zero = (uint32_t)(bitmap >> 32);
+
+	return !(e & QCOW2_ZERO) && !(alloc & zero) && !(alloc && !(e & QCOW2_OFFSET_MASK));
+}
+
+static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool active)
+{
+	const struct qcow2 *q = ck->q;
+	uint64_t e = get_be64(p), off = e & QCOW2_OFFSET_MASK, bytes = q->cluster;
+
+	if (e & QCOW2_COMPRESSED) {
+		off = qcow2_cmp_off(q, e);
+		bytes = qcow2_cmp_bytes(q, e);
+		if ((e & QCOW2_COPIED) || off == 0 || off > QCOW2_HOST_MAX - bytes) {
+			bad_entry(ck, "L2 entry of byte", virt);
+			return;
+		}
+	} else if ((off & (q->cluster - 1)) || ((e & QCOW2_ZERO) && q->version < 3) ||
+		   (q->extl2 && !bitmap_ok(e, get_be64(p + 8)))) {
+		bad_entry(ck, "L2 entry of byte", virt);
+		return;
+	} else if (off == 0) {
+		return;
+	}
+	if (active && ck->report)
+		ck->rep->data_bytes += q->cluster;
+	ref_bytes(ck, off, bytes, KIND_DATA);
+}
+
+static int walk_l2(struct check *ck, uint64_t off, uint64_t virt, bool active)
+{
+	const struct qcow2 *q = ck->q;
+	int rc = cow_img_pread(ck->img, 0, ck->l2, q->cluster, off);
+
+	if (rc)
+		return read_failed(ck, rc, "L2 table");
+	for (uint64_t i = 0; i < 1ULL << q->l2_bits; i++)
+		walk_entry(ck, ck->l2 + i * q->entry_bytes, virt + (i << q->cluster_bits), active);
+	return 0;
+}
+
+static int walk_l1(struct check *ck, uint64_t l1_off, uint64_t l1_size, bool active)
+{
+	uint64_t buf[512];
+	int rc = 0;
+
+	ref_bytes(ck, l1_off, l1_size * 8, KIND_META);
+	for (uint64_t at = 0; at < l1_size && rc == 0; at += COW_ARRAY_SIZE(buf)) {
+		uint64_t n = cow_min(COW_ARRAY_SIZE(buf), l1_size - at);
+
+		rc = cow_img_pread(ck->img, 0, buf, n * 8, l1_off + at * 8);
+		if (rc)
+			return read_failed(ck, rc, "L1 table");
+		for (uint64_t i = 0; i < n && rc == 0; i++) {
+			uint64_t off = be64toh(buf[i]) & QCOW2_OFFSET_MASK;
+
+			if (off == 0)
+				continue;
+			if (!qcow2_host_ok(ck->q, off)) {
+				bad_entry(ck, "L1 entry", at + i);
+				continue;
+			}
+			ref_bytes(ck, off, ck->q->cluster, KIND_META);
+			if (ck->deep)
+				rc = walk_l2(ck, off, (at + i) * qcow2_l1_span(ck->q), active);
+			if (ck->rep->progress && ck->deep &&
+			    ck->rep->progress(ck->rep, at + i, l1_size))
+				return -ECANCELED;
+		}
+	}
+	return rc;
+}
+
+static int walk_snapshot(void *opaque, const struct qcow2_snap *s)
+{
+	return walk_l1(opaque, s->l1_off, s->l1_size, false);
+}
+
+static int walk_bitmap(struct check *ck, uint64_t off, uint64_t entries)
+{
+	uint64_t buf[512];
+	int rc = 0;
+
+	if (!qcow2_host_ok(ck->q, off) || entries > BITMAPTABLE_MAX / 8) {
+		bad_entry(ck, "bitmap table at", off);
+		return 0;
+	}
+	ref_bytes(ck, off, entries * 8, KIND_META);
+	for (uint64_t at = 0; at < entries && rc == 0; at += COW_ARRAY_SIZE(buf)) {
+		uint64_t n = cow_min(COW_ARRAY_SIZE(buf), entries - at);
+
+		rc = cow_img_pread(ck->img, 0, buf, n * 8, off + at * 8);
+		for (uint64_t i = 0; i < n && rc == 0; i++) {
+			uint64_t host = be64toh(buf[i]) & QCOW2_OFFSET_MASK;
+
+			if (host & (ck->q->cluster - 1))
+				bad_entry(ck, "bitmap table entry", at + i);
+			else if (host)
+				ref_bytes(ck, host, ck->q->cluster, KIND_DATA);
+		}
+	}
+	return rc;
+}
+
+static int walk_bitmaps(struct check *ck)
+{
+	const struct qcow2 *q = ck->q;
+	uint8_t *dir COW_CLEANUP_FREE = q->nb_bitmaps ? cow_zalloc(q->bitmapdir_bytes) : NULL;
+	uint64_t at = 0;
+	int rc = 0;
+
+	if (q->nb_bitmaps == 0)
+		return 0;
+	rc = dir ? cow_img_pread(ck->img, 0, dir, q->bitmapdir_bytes, q->bitmapdir_off) : -ENOMEM;
+	if (rc)
+		return read_failed(ck, rc, "bitmap directory");
+	ref_bytes(ck, q->bitmapdir_off, q->bitmapdir_bytes, KIND_META);
+	for (uint32_t i = 0; i < q->nb_bitmaps && rc == 0; i++) {
+		const uint8_t *e = dir + at;
+
+		if (q->bitmapdir_bytes - at < 24) {
+			bad_entry(ck, "bitmap directory entry", i);
+			return 0;
+		}
+		rc = walk_bitmap(ck, get_be64(e), get_be32(e + 8));
+		at += cow_round_up(24ULL + get_be16(e + 18) + get_be32(e + 20), 8);
+		at = cow_min(at, q->bitmapdir_bytes);
+	}
+	return rc ? read_failed(ck, rc, "bitmap table") : 0;
+}
+
+/* Calls ck->ref for everything. */
+static int walk(struct check *ck)
+{
+	const struct qcow2 *q = ck->q;
+	uint64_t bytes;
+	int rc;
+
+	ck->ref(ck, 0, 1, KIND_META);
+	ref_bytes(ck, q->reftable_off, (uint64_t)q->reftable_clusters << q->cluster_bits, KIND_META);
+	for (uint64_t i = 0; i < ck->reftable_n; i++) {
+		if (ck->reftable[i])
+			ref_bytes(ck, ck->reftable[i], q->cluster, KIND_META);
+	}
+	rc = walk_l1(ck, q->l1_off, q->l1_size, true);
+	if (rc == 0)
+		rc = qcow2_snapshots_walk(ck->img, q, walk_snapshot, ck, &bytes, ck->err);
+	if (rc == 0 && q->nb_snapshots)
+		ref_bytes(ck, q->snapshots_off, bytes, KIND_META);
+	return rc ? rc : walk_bitmaps(ck);
+}
+
+/* ---- 1: where metadata lies ---- */
+
+static void collect_meta(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind)
+{
+	if (kind != KIND_META)
+		return;
+	for (uint64_t i = 0; i < n; i++) {
+		if (qcow2_set_room(&ck->meta, 1) || qcow2_set_room(&ck->multi, 1)) {
+			ck->no_memory = true;
+			return;
+		}
+		if (!qcow2_set_add(&ck->meta, cluster + i))
+			qcow2_set_add(&ck->multi, cluster + i);
+	}
+}
+
+static void collect_rest(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind)
+{
+	uint64_t per = qcow2_ref_per_block(ck->q);
+
+	for (uint64_t c = cluster; c < cluster + n; c++) {
+		if (c / per >= ck->reftable_n) {
+			ck->beyond++;
+			continue;
+		}
+		ck->wanted[c / per] = 1;
+		ck->top = cow_max(ck->top, c + 1);
+		if (kind != KIND_DATA || !qcow2_set_has(&ck->meta, c))
+			continue;
+		if (qcow2_set_room(&ck->multi, 1))
+			ck->no_memory = true;
+		else
+			qcow2_set_add(&ck->multi, c);
+	}
+}
+
+static int collect(struct check *ck)
+{
+	int rc;
+
+	ck->ref = collect_meta;
+	rc = walk(ck);
+	ck->ref = collect_rest;
+	ck->deep = ck->report = true;
+	if (rc == 0)
+		rc = walk(ck);
+	ck->report = false;
+	if (rc == 0 && ck->no_memory)
+		rc = read_failed(ck, -ENOMEM, "check");
+	if (rc == 0 && ck->beyond) {
+		ck->rep->corruptions += ck->beyond;
+		ck->left += ck->beyond;
+		say(ck, false, "%llu references lie behind what the refcount table can cover",
+		    (unsigned long long)ck->beyond);
+	}
+	return rc;
+}
+
+/* ---- 2: refcount blocks ---- */
+
+static int load_reftable(struct check *ck)
+{
+	struct qcow2 *q = ck->q;
+	uint64_t bytes = (uint64_t)q->reftable_clusters << q->cluster_bits;
+	int rc;
+
+	ck->reftable_n = bytes / 8;
+	ck->reftable = cow_zalloc(bytes);
+	ck->wanted = cow_zalloc(ck->reftable_n);
+	ck->l2 = cow_zalloc(q->cluster);
+	ck->block = cow_zalloc(q->cluster);
+	if (!ck->reftable || !ck->wanted || !ck->l2 || !ck->block)
+		return read_failed(ck, -ENOMEM, "check");
+	rc = cow_img_pread(ck->img, 0, ck->reftable, bytes, q->reftable_off);
+	if (rc)
+		return read_failed(ck, rc, "refcount table");
+	for (uint64_t i = 0; i < ck->reftable_n; i++)
+		ck->reftable[i] = be64toh(ck->reftable[i]);
+	return 0;
+}
+
+/* Entries that cannot be true, before anything is collected. */
+static void judge_reftable(struct check *ck)
+{
+	for (uint64_t i = 0; i < ck->reftable_n; i++) {
+		uint64_t off = ck->reftable[i];
+
+		if (off == 0 || (qcow2_host_ok(ck->q, off) && !(off & ~QCOW2_OFFSET_MASK)))
+			continue;
+		ck->reftable[i] = 0;
+		ck->rep->corruptions++;
+		ck->left += !ck->repair;
+		say(ck, ck->repair, "refcount table entry %llu is damaged", (unsigned long long)i);
+	}
+}
+
+static int write_reftable_entry(struct check *ck, uint64_t i)
+{
+	uint8_t e[8];
+
+	put_be64(e, ck->reftable[i]);
+	return cow_img_pwrite(ck->img, 0, e, sizeof(e), ck->q->reftable_off + i * 8);
+}
+
+/* An empty refcount block for range @i behind everything; its own refcount is raised with all others. */
+static int new_refblock(struct check *ck, uint64_t i)
+{
+	struct qcow2 *q = ck->q;
+	uint64_t per = qcow2_ref_per_block(q), cluster = ck->top;
+	int rc = qcow2_set_room(&ck->meta, 1);
+
+	if (rc || cluster / per >= ck->reftable_n)
+		return read_failed(ck, rc ? rc : -ENOSPC, "refcount table");
+	memset(ck->block, 0, q->cluster);
+	rc = cow_img_pwrite(ck->img, 0, ck->block, q->cluster, cluster << q->cluster_bits);
+	if (rc == 0)
+		rc = cow_img_sync(ck->img, 0);
+	ck->reftable[i] = cluster << q->cluster_bits;
+	if (rc == 0)
+		rc = write_reftable_entry(ck, i);
+	if (rc)
+		return read_failed(ck, rc, "refcount block");
+	qcow2_set_add(&ck->meta, cluster);
+	ck->wanted[cluster / per] = 1;
+	ck->top = cluster + 1;
+	return 0;
+}
+
+/* Blocks that are missing, or under something else. */
+static int fix_refblocks(struct check *ck)
+{
+	uint64_t bits = ck->q->cluster_bits;
+	bool again = true;
+	int rc = 0;
+
+	for (uint64_t i = 0; i < ck->reftable_n; i++) {
+		if (!ck->reftable[i] || !qcow2_set_has(&ck->multi, ck->reftable[i] >> bits))
+			continue;
+		ck->rep->corruptions++;
+		ck->left += !ck->repair;
+		say(ck, ck->repair, "refcount block %llu lies upon something else", (unsigned long long)i);
+		ck->reftable[i] = 0;
+		ck->wanted[i] = 1;
+	}
+	for (uint64_t i = 0; i < ck->reftable_n; i++) {
+		if (ck->reftable[i] || !ck->wanted[i])
+			continue;
+		ck->rep->corruptions++;
+		ck->left += !ck->repair;
+		say(ck, ck->repair, "refcount block %llu is missing", (unsigned long long)i);
+	}
+	while (again && ck->repair && rc == 0) {	/* a new one may lie in a range without one */
+		again = false;
+		for (uint64_t i = 0; i < ck->reftable_n && rc == 0; i++) {
+			if (ck->wanted[i] && !ck->reftable[i]) {
+				rc = new_refblock(ck, i);
+				again = true;
+			}
+		}
+	}
+	return rc ? rc : ck->repair ? cow_img_sync(ck->img, 0) : 0;
+}
+
+/* ---- 3: refcounts and flags, window by window ---- */
+
+static void count(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind)
+{
+	(void)kind;
+	for (uint64_t c = cow_max(cluster, ck->base); c < cluster + n && c < ck->base + ck->n; c++)
+		ck->counts[c - ck->base] = (uint16_t)(ck->counts[c - ck->base] +
+						      (ck->counts[c - ck->base] < COUNT_MAX));
+}
+
+enum phase { RAISE, LOWER };
+
+/* One refcount. True: it was changed in ck->block. */
+static bool compare_one(struct check *ck, uint64_t cluster, uint64_t index, enum phase phase)
+{
+	struct qcow2 *q = ck->q;
+	uint64_t is = qcow2_ref_get(ck->block, index, q->refcount_order);
+	uint64_t want = cluster - ck->base < ck->n ? ck->counts[cluster - ck->base] : 0;
+	bool fix = ck->repair && want <= qcow2_ref_max(q);
+
+	if (want == COUNT_MAX && is > want)
+		want = is;
+	if (phase == RAISE ? is >= want : is <= want)
+		return false;
+	if (phase == RAISE)
+		ck->rep->corruptions++;
+	else
+		ck->rep->leaks++;
+	ck->left += phase == RAISE && !fix;
+	say(ck, fix, "%s: cluster %llu has refcount %llu, but %llu references",
+	    phase == RAISE ? "corrupt" : "leaked", (unsigned long long)cluster, (unsigned long long)is,
+	    (unsigned long long)want);
+	if (fix)
+		qcow2_ref_set(ck->block, index, q->refcount_order, want);
+	return fix;
+}
+
+/* @n refcounts from @index of ck->block on. True: one was changed. */
+static bool compare_word(struct check *ck, uint64_t cluster, uint64_t index, uint64_t n, enum phase phase)
+{
+	bool used = get_be64(ck->block + (index << ck->q->refcount_order >> 3)), changed = false;
+
+	for (uint64_t i = 0; i < n && !used; i++)
+		used = cluster + i - ck->base < ck->n && ck->counts[cluster + i - ck->base];
+	for (uint64_t i = 0; i < n && used; i++)
+		changed |= compare_one(ck, cluster + i, index + i, phase);
+	return changed;
+}
+
+static int compare(struct check *ck, enum phase phase)
+{
+	struct qcow2 *q = ck->q;
+	uint64_t per = qcow2_ref_per_block(q), word = 64 >> q->refcount_order;
+	int rc = 0;
+
+	for (uint64_t i = ck->base / per; i < ck->reftable_n && i * per < ck->base + ck->n && rc == 0; i++) {
+		bool changed = false;
+
+		if (!ck->reftable[i])
+			continue;
+		rc = cow_img_pread(ck->img, 0, ck->block, q->cluster, ck->reftable[i]);
+		for (uint64_t k = 0; k < per && rc == 0; k += word)
+			changed |= compare_word(ck, i * per + k, k, word, phase);
+		if (phase == RAISE)
+			ck->rep->blocks_checked += per;
+		if (rc == 0 && changed)
+			rc = cow_img_pwrite(ck->img, 0, ck->block, q->cluster, ck->reftable[i]);
+	}
+	if (rc == 0 && ck->repair)
+		rc = cow_img_sync(ck->img, 0);
+	return rc ? read_failed(ck, rc, "refcount block") : 0;
+}
+
+/* Is the COPIED flag of an entry for @host wrong, as far as the window tells? Then *e is put right. */
+static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable, const char *what,
+		       uint64_t where)
+{
+	uint64_t cluster = host >> ck->q->cluster_bits, e = get_be64(p);
+	bool single;
+
+	if (cluster < ck->base || cluster - ck->base >= ck->n)
+		return false;
+	single = ck->counts[cluster - ck->base] == 1;
+	if (single == !!(e & QCOW2_COPIED))
+		return false;
+	ck->rep->corruptions++;
+	ck->left += !(ck->repair && fixable);
+	say(ck, ck->repair && fixable, "the COPIED flag of %s %llu is wrong", what,
+	    (unsigned long long)where);
+	put_be64(p, e ^ QCOW2_COPIED);
+	return ck->repair && fixable;
+}
+
+static int flags_of_l2(struct check *ck, uint64_t off, uint64_t virt)
+{
+	const struct qcow2 *q = ck->q;
+	bool fixable = !qcow2_set_has(&ck->multi, off >> q->cluster_bits), changed = false;
+	int rc = cow_img_pread(ck->img, 0, ck->l2, q->cluster, off);
+
+	for (uint64_t i = 0; i < 1ULL << q->l2_bits && rc == 0; i++) {
+		uint8_t *p = ck->l2 + i * q->entry_bytes;
+		uint64_t e = get_be64(p), host = e & QCOW2_OFFSET_MASK;
+
+		if (!(e & QCOW2_COMPRESSED) && host && !(host & (q->cluster - 1)))
+			changed |= wrong_flag(ck, p, host, fixable, "the L2 entry of byte",
+					      virt + (i << q->cluster_bits));
+	}
+	if (rc == 0 && changed)
+		rc = cow_img_pwrite(ck->img, 0, ck->l2, q->cluster, off);
+	return rc ? read_failed(ck, rc, "L2 table") : 0;
+}
+
+static int flags(struct check *ck)
+{
+	const struct qcow2 *q = ck->q;
+	uint8_t p[8];
+	int rc = 0;
+
+	for (uint64_t i = 0; i < q->l1_size && rc == 0; i++) {
+		uint64_t off;
+
+		rc = cow_img_pread(ck->img, 0, p, sizeof(p), q->l1_off + i * 8);
+		off = get_be64(p) & QCOW2_OFFSET_MASK;
+		if (rc || !qcow2_host_ok(q, off))
+			continue;
+		if (wrong_flag(ck, p, off, !qcow2_set_has(&ck->multi, q->l1_off >> q->cluster_bits),
+			       "L1 entry", i))
+			rc = cow_img_pwrite(ck->img, 0, p, sizeof(p), q->l1_off + i * 8);
+		if (rc == 0)
+			rc = flags_of_l2(ck, off, i * qcow2_l1_span(q));
+	}
+	if (rc == 0 && ck->repair)
+		rc = cow_img_sync(ck->img, 0);
+	return rc;
+}
+
+/* Is anything in the window referred to, or has refcounts? */
+static bool window_used(const struct check *ck, uint64_t per)
+{
+	for (uint64_t i = ck->base / per; i < ck->reftable_n && i * per < ck->base + ck->n; i++) {
+		if (ck->reftable[i] || ck->wanted[i])
+			return true;
+	}
+	return false;
+}
+
+static int windows(struct check *ck)
+{
+	uint64_t per = qcow2_ref_per_block(ck->q), end = ck->reftable_n;
+	uint64_t size = cow_max(WINDOW_CLUSTERS / per, 1) * per;
+	int rc = 0;
+
+	while (end > 0 && !ck->reftable[end - 1] && !ck->wanted[end - 1])
+		end--;
+	end *= per;
+	ck->counts = cow_zalloc(cow_min(size, end) * sizeof(*ck->counts));
+	if (!ck->counts)
+		return read_failed(ck, -ENOMEM, "check");
+	ck->ref = count;
+	for (ck->base = 0; ck->base < end && rc == 0; ck->base += size) {
+		ck->n = cow_min(size, end - ck->base);
+		if (!window_used(ck, per))
+			continue;
+		memset(ck->counts, 0, ck->n * sizeof(*ck->counts));
+		rc = walk(ck);
+		if (rc == 0)
+			rc = compare(ck, RAISE);
+		if (rc == 0)
+			rc = flags(ck);
+		if (rc == 0)
+			rc = compare(ck, LOWER);
+	}
+	return rc;
+}
+
+/* ---- all of it ---- */
+
+static int clear_marks(struct check *ck)
+{
+	struct qcow2 *q = ck->q;
+	int rc = 0;
+
+	if (!ck->repair || ck->left)
+		return 0;
+	if (q->incompat & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT)) {
+		q->incompat &= ~(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+		rc = qcow2_header_update_sync(ck->img, q);
+	}
+	q->corrupt_found = false;
+	return rc;
+}
+
+static int run(struct check *ck)
+{
+	int rc = load_reftable(ck);
+
+	if (rc)
+		return rc;
+	judge_reftable(ck);
+	rc = collect(ck);
+	if (rc == 0)
+		rc = fix_refblocks(ck);
+	if (rc == 0)
+		rc = windows(ck);
+	return rc ? rc : clear_marks(ck);
+}
+
+int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flag, struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	struct check ck = { .img = img, .q = q, .rep = rep, .err = err,
+			    .repair = flag & COW_CHECK_REPAIR };
+	bool writing = q->w.loaded;
+	int rc;
+
+	if (q->snapshot[0])
+		return cow_err_set(err, -EOPNOTSUPP, "%s: is checked without the option snapshot", img->path);
+	rc = writing ? qcow2_writer_settle(img) : 0;
+	if (rc == 0)
+		rc = run(&ck);
+	cow_free(ck.reftable);
+	cow_free(ck.wanted);
+	cow_free(ck.l2);
+	cow_free(ck.block);
+	cow_free(ck.counts);
+	cow_free(ck.meta.slots);
+	cow_free(ck.multi.slots);
+	if (writing && rc == 0)
+		rc = qcow2_writer_load(img, err);
+	return rc;
+}

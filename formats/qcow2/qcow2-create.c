@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Making a qcow2 image, and making one larger. A new image is
+ *
+ *	header | refcount table | refcount blocks | L1 table
+ *
+ * with a refcount table for all that the image can come to hold, so that it
+ * need not move later unless the image grows or has snapshots.
+ */
+#include <errno.h>
+
+#include "qcow2-priv.h"
+
+#define SIZE_UNIT 512u		/* QEMU does not see the rest of an image of another size */
+#define CREATE_BITS_MIN 12u	/* smaller clusters share a block of the cache: they are only read */
+
+const struct cow_opt qcow2_create_opts[] = {
+	{ "cluster_size", COW_OPT_SIZE, "64K", "unit of allocation: a power of two, 4K to 2M" },
+	{ "refcount_bits", COW_OPT_U64, "16", "width of a refcount: 1, 2, 4, 8, 16, 32 or 64" },
+	{ "compat", COW_OPT_STR, "1.1", "version 3 (1.1 or v3) or 2 (0.10 or v2)" },
+	{ "lazy_refcounts", COW_OPT_BOOL, "off", "allow QEMU to write refcounts late" },
+	{ "extended_l2", COW_OPT_BOOL, "off", "32 subclusters in a cluster; clusters of 16K or more" },
+	{ "compression_type", COW_OPT_STR, "zlib", "what QEMU compresses with: zlib or zstd" },
+	{ "preallocation", COW_OPT_STR, "off", "off" },
+	{ NULL, 0, NULL, NULL },
+};
+
+static bool is(const char *s, const char *a, const char *b)
+{
+	return !strcmp(s, a) || !strcmp(s, b);
+}
+
+static int option_error(struct cow_image *img, struct cow_err *err, const char *what)
+{
+	return cow_err_set(err, -EINVAL, "%s: %s", img->path, what);
+}
+
+static int create_features(struct cow_image *img, const struct cow_args *args, struct qcow2 *q,
+			   struct cow_err *err)
+{
+	const char *compat = cow_args_str(args, "compat", "1.1");
+	const char *type = cow_args_str(args, "compression_type", "zlib");
+
+	q->version = is(compat, "1.1", "v3") ? 3 : is(compat, "0.10", "v2") ? 2 : 0;
+	if (q->version == 0)
+		return option_error(img, err, "compat is neither 1.1 nor 0.10");
+	if (strcmp(cow_args_str(args, "preallocation", "off"), "off"))
+		return option_error(img, err, "preallocation other than off is not supported");
+	if (!is(type, "zlib", "zstd"))
+		return option_error(img, err, "compression_type is neither zlib nor zstd");
+	if (cow_args_bool(args, "lazy_refcounts", false))
+		q->compat |= QCOW2_COMPAT_LAZY;
+	if (cow_args_bool(args, "extended_l2", false))
+		q->incompat |= QCOW2_INCOMPAT_EXTL2;
+	if (!strcmp(type, "zstd")) {
+		q->compression = 1;
+		q->incompat |= QCOW2_INCOMPAT_COMPTYPE;
+	}
+	q->header_length = q->version < 3 ? QCOW2_H_V2_BYTES : QCOW2_H_BYTES;
+	if (q->version < 3 && (q->compat || q->incompat || q->refcount_order != 4))
+		return option_error(img, err, "compat=0.10 has neither lazy_refcounts, extended_l2, zstd, "
+				    "nor refcounts of other than 16 bits");
+	return 0;
+}
+
+static int create_geometry(struct cow_image *img, const struct cow_create *c, struct qcow2 *q,
+			   struct cow_err *err)
+{
+	uint64_t cluster = cow_args_size(c->args, "cluster_size", COW_KIB(64));
+	uint64_t bits = cow_args_size(c->args, "refcount_bits", 16);
+	int rc;
+
+	if (!cow_is_pow2(cluster) || cluster < 1u << CREATE_BITS_MIN ||
+	    cluster > 1u << QCOW2_CLUSTER_BITS_MAX)
+		return option_error(img, err, "cluster_size is not a power of two between 4K and 2M");
+	if (!cow_is_pow2(bits) || bits > 64)
+		return option_error(img, err, "refcount_bits is not 1, 2, 4, 8, 16, 32 or 64");
+	q->cluster_bits = (unsigned)__builtin_ctzll(cluster);
+	q->refcount_order = (unsigned)__builtin_ctzll(bits);
+	rc = create_features(img, c->args, q, err);
+	if (rc)
+		return rc;
+	if ((q->incompat & QCOW2_INCOMPAT_EXTL2) && q->cluster_bits < QCOW2_EXTL2_BITS_MIN)
+		return option_error(img, err, "extended_l2 needs clusters of 16K or more");
+	qcow2_derive(q);
+	if (c->size > QCOW2_HOST_MAX || qcow2_l1_needed(q, c->size) > QCOW2_L1_BYTES_MAX / 8)
+		return cow_err_set(err, -EFBIG, "%s: %llu bytes are more than clusters of this size can "
+				   "hold", img->path, (unsigned long long)c->size);
+	q->size = cow_round_up(c->size, SIZE_UNIT);
+	q->l1_size = (uint32_t)qcow2_l1_needed(q, q->size);
+	return 0;
+}
+
+struct layout {
+	uint64_t table, blocks, l1;	/* clusters of each */
+};
+
+/* Everything that the image can come to hold decides on the table; what it has now, on the blocks. */
+static int plan(struct cow_image *img, struct qcow2 *q, struct layout *lay, struct cow_err *err)
+{
+	uint64_t per = qcow2_ref_per_block(q), all, n = 0;
+
+	lay->l1 = cow_div_up((uint64_t)q->l1_size * 8, q->cluster);
+	all = cow_div_up(q->size, q->cluster) + q->l1_size + lay->l1 + 2;
+	all += cow_div_up(all, per) + 1;
+	lay->table = cow_div_up(cow_div_up(all, per) * 8 + 8, q->cluster);
+	lay->table = cow_min(lay->table, QCOW2_REFTABLE_BYTES_MAX >> q->cluster_bits);
+	do {
+		lay->blocks = cow_max(n, 1);
+		n = cow_div_up(1 + lay->table + lay->blocks + lay->l1, per);
+	} while (n > lay->blocks);
+	q->reftable_off = q->cluster;
+	q->reftable_clusters = (uint32_t)lay->table;
+	q->l1_off = (1 + lay->table + lay->blocks) << q->cluster_bits;
+	if (cow_img_is_blkdev(img, 0) &&
+	    cow_img_file_size(img, 0) < q->l1_off + (lay->l1 << q->cluster_bits))
+		return cow_err_set(err, -ENOSPC, "%s: is too small for the tables of the image",
+				   img->path);
+	return 0;
+}
+
+/* The refcount of each cluster that a new image has is 1. */
+static int write_refcounts(struct cow_image *img, const struct qcow2 *q, const struct layout *lay)
+{
+	uint64_t per = qcow2_ref_per_block(q), total = 1 + lay->table + lay->blocks + lay->l1;
+	uint8_t *block COW_CLEANUP_FREE = cow_zalloc(q->cluster);
+	uint8_t entry[8];
+	int rc = block ? 0 : -ENOMEM;
+
+	for (uint64_t i = 0; i < lay->blocks && rc == 0; i++) {
+		uint64_t n = cow_min(per, total - cow_min(total, i * per));
+		uint64_t off = (1 + lay->table + i) << q->cluster_bits;
+
+		memset(block, 0, q->cluster);
+		for (uint64_t k = 0; k < n; k++)
+			qcow2_ref_set(block, k, q->refcount_order, 1);
+		rc = cow_img_pwrite(img, 0, block, q->cluster, off);
+		put_be64(entry, off);
+		if (rc == 0)
+			rc = cow_img_pwrite(img, 0, entry, sizeof(entry), q->reftable_off + i * 8);
+	}
+	return rc;
+}
+
+static int write_image(struct cow_image *img, const struct qcow2 *q, const struct layout *lay,
+		       struct cow_err *err)
+{
+	uint8_t *head COW_CLEANUP_FREE = cow_zalloc(q->cluster);
+	uint64_t end = q->l1_off + (lay->l1 << q->cluster_bits);
+	int rc = head ? qcow2_header_build(q, head) : -ENOMEM;
+
+	if (rc == -ENAMETOOLONG)
+		return cow_err_set(err, rc, "%s: the name of the base does not fit into the header",
+				   img->path);
+	if (rc == 0)
+		rc = cow_img_is_blkdev(img, 0) ? cow_img_punch(img, 0, 0, end) :
+			cow_img_truncate(img, 0, end);
+	if (rc == 0)
+		rc = write_refcounts(img, q, lay);
+	if (rc == 0)
+		rc = cow_img_pwrite(img, 0, head, q->cluster, 0);
+	return rc ? cow_err_sys(err, rc, "%s", img->path) : 0;
+}
+
+int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	struct layout lay;
+	int rc = create_geometry(img, c, q, err);
+
+	if (rc)
+		return rc;
+	if (c->backing)
+		q->backing = *c->backing;
+	rc = plan(img, q, &lay, err);
+	return rc ? rc : write_image(img, q, &lay, err);
+}
+
+/* ---- growing ---- */
+
+/* A larger L1 table: written whole, then the header switches, then the old one is let go. */
+static int grow_l1(struct cow_image *img, uint64_t need)
+{
+	struct qcow2 *q = img->priv;
+	struct qcow2 next = *q;
+	uint64_t old_n = cow_div_up((uint64_t)q->l1_size * 8, q->cluster), cluster;
+	uint64_t n = cow_div_up(need * 8, q->cluster), bytes = n << q->cluster_bits;
+	uint8_t *table;
+	int rc;
+
+	if (need <= q->l1_size)
+		return 0;
+	rc = qcow2_alloc_sync(img, n, &cluster);
+	table = rc ? NULL : cow_zalloc(bytes);
+	if (!table)
+		return rc ? rc : -ENOMEM;
+	next.l1_off = cluster << q->cluster_bits;
+	next.l1_size = (uint32_t)need;
+	rc = cow_img_pread(img, 0, table, (uint64_t)q->l1_size * 8, q->l1_off);
+	if (rc == 0)
+		rc = cow_img_pwrite(img, 0, table, bytes, next.l1_off);
+	if (rc == 0)
+		rc = cow_img_sync(img, 0);
+	if (rc == 0)
+		rc = qcow2_header_update_sync(img, &next);
+	cow_free(table);
+	if (rc)
+		return rc;
+	rc = qcow2_ref_add_sync(img, q->l1_off >> q->cluster_bits, old_n, -1);
+	q->l1_off = next.l1_off;
+	q->l1_size = next.l1_size;
+	return rc ? rc : cow_img_sync(img, 0);
+}
+
+/* Zeroes what the last cluster has behind the end, where it is stored as it is. */
+static int clear_tail(struct cow_image *img)
+{
+	struct qcow2 *q = img->priv;
+	uint64_t from = q->size & (q->cluster - 1), last = q->size >> q->cluster_bits, l2, host;
+	uint8_t e[8];
+	int rc;
+
+	if (from == 0)
+		return 0;
+	rc = cow_img_pread(img, 0, e, sizeof(e), q->l1_off + (last >> q->l2_bits) * 8);
+	l2 = get_be64(e) & QCOW2_OFFSET_MASK;
+	if (rc || l2 == 0)
+		return rc;
+	if (!qcow2_host_ok(q, l2))
+		return -EIO;
+	rc = cow_img_pread(img, 0, e, sizeof(e),
+			   l2 + (last & ((1ULL << q->l2_bits) - 1)) * q->entry_bytes);
+	host = get_be64(e) & QCOW2_OFFSET_MASK;
+	if (rc || (get_be64(e) & QCOW2_COMPRESSED) || host == 0)
+		return rc;
+	if (!(get_be64(e) & QCOW2_COPIED) || qcow2_set_has(&q->w.meta, host >> q->cluster_bits))
+		return -EIO;
+	rc = cow_img_punch(img, 0, host + from, q->cluster - from);
+	return rc ? rc : cow_img_sync(img, 0);
+}
+
+static int grow(struct cow_image *img, uint64_t size)
+{
+	struct qcow2 *q = img->priv;
+	struct qcow2 next;
+	int rc = qcow2_writer_settle(img);
+
+	if (rc == 0)
+		rc = qcow2_reftable_fit(img, size);
+	if (rc == 0)
+		rc = clear_tail(img);
+	if (rc == 0)
+		rc = grow_l1(img, qcow2_l1_needed(q, size));
+	next = *q;
+	next.size = size;
+	if (rc == 0)
+		rc = qcow2_header_update_sync(img, &next);
+	if (rc == 0)
+		q->size = size;
+	cow_img_drop_cache(img);
+	return rc ? rc : qcow2_writer_load(img, NULL);
+}
+
+int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	int rc;
+
+	if (size < q->size)
+		return cow_err_set(err, -EOPNOTSUPP, "%s: a qcow2 image cannot be made smaller by this "
+				   "program", img->path);
+	if (q->nb_snapshots)
+		return cow_err_set(err, -EOPNOTSUPP, "%s: has internal snapshots, and cannot be resized",
+				   img->path);
+	if (size > QCOW2_HOST_MAX || qcow2_l1_needed(q, size) > QCOW2_L1_BYTES_MAX / 8)
+		return cow_err_set(err, -EFBIG, "%s: %llu bytes are more than its clusters can hold",
+				   img->path, (unsigned long long)size);
+	size = cow_round_up(size, SIZE_UNIT);
+	rc = size > q->size ? grow(img, size) : 0;
+	img->size = img->below_limit = q->size;
+	return rc ? cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
+				(unsigned long long)size) : 0;
+}

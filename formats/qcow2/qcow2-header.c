@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The qcow2 header on disk: decoding, every limit, encoding. Its extensions
+ * are walked here too; what an extension points at is read by others.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "qcow2-priv.h"
+
+#define NAMED_FEATURES 8u	/* unknown features that a message names */
+
+struct header {
+	struct cow_image *img;
+	struct qcow2 *q;
+	uint8_t raw[QCOW2_H_BYTES];
+	uint8_t *area;			/* the first cluster, as far as extensions reach */
+	size_t area_bytes;
+	uint32_t crypt;
+	uint32_t backing_len;
+	uint32_t features_off, features_len;	/* the feature name table, in area */
+	bool bitmaps_ext;
+};
+
+void qcow2_derive(struct qcow2 *q)
+{
+	q->cluster = 1ULL << q->cluster_bits;
+	q->extl2 = q->incompat & QCOW2_INCOMPAT_EXTL2;
+	q->entry_bytes = q->extl2 ? 16 : 8;
+	q->l2_bits = q->cluster_bits - (q->extl2 ? 4 : 3);
+	q->sub_bits = q->cluster_bits - (q->extl2 ? 5 : 0);
+	q->cmp_shift = 62 - (q->cluster_bits - 8);
+}
+
+static void decode(struct header *h)
+{
+	const uint8_t *p = h->raw;
+	struct qcow2 *q = h->q;
+
+	q->version = get_be32(p + QCOW2_H_VERSION);
+	q->cluster_bits = get_be32(p + QCOW2_H_CLUSTER_BITS);
+	q->size = get_be64(p + QCOW2_H_SIZE);
+	h->crypt = get_be32(p + QCOW2_H_CRYPT);
+	q->backing_off = get_be64(p + QCOW2_H_BACKING_OFF);
+	h->backing_len = get_be32(p + QCOW2_H_BACKING_LEN);
+	q->l1_size = get_be32(p + QCOW2_H_L1_SIZE);
+	q->l1_off = get_be64(p + QCOW2_H_L1_OFF);
+	q->reftable_off = get_be64(p + QCOW2_H_REFTABLE_OFF);
+	q->reftable_clusters = get_be32(p + QCOW2_H_REFTABLE_CLS);
+	q->nb_snapshots = get_be32(p + QCOW2_H_NB_SNAPSHOTS);
+	q->snapshots_off = get_be64(p + QCOW2_H_SNAPSHOTS_OFF);
+	q->refcount_order = 4;
+	q->header_length = QCOW2_H_V2_BYTES;
+	if (q->version < 3)
+		return;
+	q->incompat = get_be64(p + QCOW2_H_INCOMPAT);
+	q->compat = get_be64(p + QCOW2_H_COMPAT);
+	q->autoclear = get_be64(p + QCOW2_H_AUTOCLEAR);
+	q->refcount_order = get_be32(p + QCOW2_H_REFCOUNT_ORDER);
+	q->header_length = get_be32(p + QCOW2_H_LENGTH);
+	if (q->header_length > QCOW2_H_COMPRESSION)
+		q->compression = p[QCOW2_H_COMPRESSION];
+}
+
+/* What has to hold before anything else of the header can be used. */
+static const char *bad_geometry(const struct header *h)
+{
+	const struct qcow2 *q = h->q;
+
+	if (q->cluster_bits < QCOW2_CLUSTER_BITS_MIN || q->cluster_bits > QCOW2_CLUSTER_BITS_MAX)
+		return "cluster size is not between 512 bytes and 2 MiB";
+	if (q->version >= 3 &&
+	    (q->header_length < QCOW2_H_V3_BYTES || q->header_length % 8 ||
+	     q->header_length > 1ULL << q->cluster_bits))
+		return "header length is not possible";
+	if (q->refcount_order > QCOW2_REFCOUNT_ORDER_MAX)
+		return "refcounts are wider than 64 bits";
+	if (q->backing_off == 0)
+		return NULL;
+	if (h->backing_len > QCOW2_BACKING_MAX)
+		return "name of the base is longer than 1023 bytes";
+	if (q->backing_off < q->header_length ||
+	    q->backing_off > (1ULL << q->cluster_bits) - h->backing_len)
+		return "name of the base lies outside of the first cluster";
+	return NULL;
+}
+
+/* Appends the names of unknown features (from the table in the image) to @text. */
+static void name_features(const struct header *h, uint64_t unknown, char *text, size_t len)
+{
+	const uint8_t *e = h->area + h->features_off;
+	unsigned n = 0;
+
+	for (unsigned bit = 0; bit < 64 && n < NAMED_FEATURES; bit++) {
+		char name[QCOW2_FEATURE_BYTES - 1] = "";
+		size_t used = strlen(text);
+
+		if (!(unknown >> bit & 1))
+			continue;
+		for (uint32_t at = 0; at + QCOW2_FEATURE_BYTES <= h->features_len;
+		     at += QCOW2_FEATURE_BYTES) {
+			if (e[at] == 0 && e[at + 1] == bit)
+				memcpy(name, e + at + 2, QCOW2_FEATURE_BYTES - 2);
+		}
+		for (char *c = name; *c; c++)
+			*c = *c < ' ' || *c > '~' ? '?' : *c;
+		if (name[0])
+			snprintf(text + used, len - used, "%s%s", n ? ", " : "", name);
+		else
+			snprintf(text + used, len - used, "%sbit %u", n ? ", " : "", bit);
+		n++;
+	}
+}
+
+static int check_features(struct header *h, struct cow_err *err)
+{
+	const struct qcow2 *q = h->q;
+	uint64_t unknown = q->incompat & ~QCOW2_INCOMPAT_KNOWN;
+	char names[NAMED_FEATURES * 64] = "";
+
+	if (unknown) {
+		name_features(h, unknown, names, sizeof(names));
+		return cow_err_set(err, -ENOTSUP, "%s: uses features that this program does not "
+				   "know: %s", h->img->path, names);
+	}
+	if (h->crypt)
+		return cow_err_set(err, -ENOTSUP, "%s: is encrypted (%s), which is not supported",
+				   h->img->path, h->crypt == 1 ? "AES" : h->crypt == 2 ? "LUKS" :
+				   "unknown method");
+	if (q->incompat & QCOW2_INCOMPAT_DATAFILE)
+		return cow_err_set(err, -ENOTSUP, "%s: keeps its data in an external data file, "
+				   "which is not supported", h->img->path);
+	if (!!(q->incompat & QCOW2_INCOMPAT_COMPTYPE) != !!q->compression || q->compression > 1)
+		return cow_err_set(err, -EINVAL, "%s: the compression type %u is unknown, or does not "
+				   "fit the feature bits", h->img->path, q->compression);
+	if ((q->incompat & QCOW2_INCOMPAT_EXTL2) && q->cluster_bits < QCOW2_EXTL2_BITS_MIN)
+		return cow_err_set(err, -EINVAL, "%s: subclusters need clusters of 16 KiB or more",
+				   h->img->path);
+	return 0;
+}
+
+/* [@off, @off + @bytes) as whole clusters: may it be a table? */
+static bool place_ok(const struct qcow2 *q, uint64_t off, uint64_t bytes)
+{
+	uint64_t end;
+
+	return qcow2_host_ok(q, off) && cow_add_ok(off, bytes, &end) && end <= QCOW2_HOST_MAX;
+}
+
+static bool overlap(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
+{
+	return a < b + b_bytes && b < a + a_bytes;
+}
+
+static const char *bad_tables(const struct header *h)
+{
+	const struct qcow2 *q = h->q;
+	uint64_t l1_bytes = (uint64_t)q->l1_size * 8;
+	uint64_t ref_bytes = (uint64_t)q->reftable_clusters << q->cluster_bits;
+	uint64_t file = cow_round_up(cow_img_file_size(h->img, 0), q->cluster);
+
+	if (q->size == 0 || q->size > QCOW2_HOST_MAX)
+		return "size is not between 1 byte and 64 PiB";
+	if (l1_bytes > QCOW2_L1_BYTES_MAX)
+		return "L1 table is larger than 32 MiB";
+	if (q->l1_size < qcow2_l1_needed(q, q->size))
+		return "L1 table is too small for the size";
+	if (!place_ok(q, q->l1_off, l1_bytes) || q->l1_off >= file)
+		return "L1 table is misplaced";
+	if (q->reftable_clusters == 0 || ref_bytes > QCOW2_REFTABLE_BYTES_MAX)
+		return "refcount table is empty or larger than 8 MiB";
+	if (!place_ok(q, q->reftable_off, ref_bytes) || q->reftable_off >= file)
+		return "refcount table is misplaced";
+	if (overlap(q->l1_off, l1_bytes, q->reftable_off, ref_bytes))
+		return "L1 table and the refcount table overlap";
+	if (q->nb_snapshots > QCOW2_SNAPSHOTS_MAX)
+		return "number of snapshots is above 65536";
+	if (q->nb_snapshots && (!place_ok(q, q->snapshots_off, QCOW2_SNAP_BYTES) ||
+				q->snapshots_off >= file))
+		return "snapshot table is misplaced";
+	if (q->nb_snapshots && (overlap(q->snapshots_off, 1, q->l1_off, l1_bytes) ||
+				overlap(q->snapshots_off, 1, q->reftable_off, ref_bytes)))
+		return "snapshot table overlaps another table";
+	return NULL;
+}
+
+static int take_bitmaps(struct header *h, const uint8_t *data, uint32_t len, struct cow_err *err)
+{
+	struct qcow2 *q = h->q;
+	const char *bad = NULL;
+
+	if (h->bitmaps_ext || len != 24)
+		bad = "bitmaps extension is doubled or has a wrong length";
+	h->bitmaps_ext = true;
+	if (!bad) {
+		q->nb_bitmaps = get_be32(data);
+		q->bitmapdir_bytes = get_be64(data + 8);
+		q->bitmapdir_off = get_be64(data + 16);
+		if (q->nb_bitmaps == 0 || q->nb_bitmaps > QCOW2_BITMAPS_MAX)
+			bad = "number of bitmaps is not between 1 and 65535";
+		else if (q->bitmapdir_bytes == 0 || q->bitmapdir_bytes > QCOW2_BITMAPDIR_MAX ||
+			 !place_ok(q, q->bitmapdir_off, q->bitmapdir_bytes))
+			bad = "bitmap directory is misplaced";
+	}
+	/* Without the autoclear bit it means nothing, however it looks. */
+	if (bad && (q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return cow_err_set(err, -EINVAL, "%s: the %s", h->img->path, bad);
+	if (bad || !(q->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		q->nb_bitmaps = 0;
+	return 0;
+}
+
+static bool name_ok(const char *s)
+{
+	return s[strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789_")] == 0;
+}
+
+static int take_extension(struct header *h, uint32_t type, const uint8_t *data, uint32_t len,
+			  struct cow_err *err)
+{
+	struct cow_backing *b = &h->q->backing;
+
+	switch (type) {
+	case QCOW2_EXT_BACKING_FMT:
+		if (len >= sizeof(b->format))
+			return cow_err_set(err, -EINVAL, "%s: the format name of its base is too long",
+					   h->img->path);
+		memset(b->format, 0, sizeof(b->format));
+		memcpy(b->format, data, len);
+		if (strlen(b->format) != len || !name_ok(b->format))
+			return cow_err_set(err, -EINVAL, "%s: the format of its base is not a name",
+					   h->img->path);
+		return 0;
+	case QCOW2_EXT_FEATURES:
+		h->features_off = (uint32_t)(data - h->area);
+		h->features_len = len;
+		return 0;
+	case QCOW2_EXT_SESSION:
+		if (len == 8) {
+			h->q->session_off = (uint64_t)(data - h->area);
+			h->q->session = get_be64(data);
+		}
+		return 0;
+	case QCOW2_EXT_BITMAPS:
+		return take_bitmaps(h, data, len, err);
+	default:
+		return 0;	/* unknown ones are to be kept, and are: nothing here moves them */
+	}
+}
+
+static int walk_extensions(struct header *h, struct cow_err *err)
+{
+	uint64_t at = h->q->header_length, end = h->area_bytes;
+
+	while (at + 8 <= end) {
+		uint32_t type = get_be32(h->area + at), len = get_be32(h->area + at + 4);
+		int rc;
+
+		if (type == QCOW2_EXT_END) {
+			h->q->ext_end = at + 8;
+			return 0;
+		}
+		if (type == QCOW2_EXT_BACKING_FMT)
+			h->q->format_off = at;
+		at += 8;
+		if (len > end - at)
+			return cow_err_set(err, -EINVAL, "%s: a header extension reaches behind the "
+					   "header", h->img->path);
+		rc = take_extension(h, type, h->area + at, len, err);
+		if (rc)
+			return rc;
+		at += cow_round_up(len, 8);
+	}
+	h->q->ext_end = cow_min(at, end);
+	return 0;
+}
+
+/* What stands between the header's fields and the end of the first cluster. */
+static int read_area(struct header *h, struct cow_err *err)
+{
+	struct qcow2 *q = h->q;
+	char *path = q->backing.path;
+	int rc;
+
+	h->area = cow_zalloc(q->cluster);
+	if (!h->area)
+		return cow_err_sys(err, -ENOMEM, "%s", h->img->path);
+	rc = cow_img_pread(h->img, 0, h->area, q->cluster, 0);
+	if (rc)
+		return cow_err_sys(err, rc, "%s", h->img->path);
+	h->area_bytes = q->backing_off ? q->backing_off : q->cluster;
+	rc = walk_extensions(h, err);
+	if (rc || q->backing_off == 0)
+		return rc;
+	memcpy(path, h->area + q->backing_off, h->backing_len);
+	if (h->backing_len == 0 || strlen(path) != h->backing_len)
+		return cow_err_set(err, -EINVAL, "%s: the name of its base is not a path", h->img->path);
+	return 0;
+}
+
+static int check(struct header *h, struct cow_err *err)
+{
+	struct qcow2 *q = h->q;
+	const char *bad = bad_geometry(h);
+	int rc;
+
+	if (bad)
+		return cow_err_set(err, -EINVAL, "%s: the %s", h->img->path, bad);
+	qcow2_derive(q);
+	rc = read_area(h, err);
+	if (rc == 0)
+		rc = check_features(h, err);
+	if (rc)
+		return rc;
+	bad = bad_tables(h);
+	return bad ? cow_err_set(err, -EINVAL, "%s: the %s", h->img->path, bad) : 0;
+}
+
+int qcow2_header_read(struct cow_image *img, struct qcow2 *q, struct cow_err *err)
+{
+	struct header h = { .img = img, .q = q };
+	int rc = cow_img_pread(img, 0, h.raw, sizeof(h.raw), 0);
+
+	if (rc)
+		return cow_err_sys(err, rc, "%s", img->path);
+	memset(q, 0, sizeof(*q));
+	if (get_be32(h.raw) != QCOW2_MAGIC)
+		return cow_err_set(err, -EINVAL, "%s: is not a qcow2 image", img->path);
+	decode(&h);
+	if (q->version != 2 && q->version != 3)
+		return cow_err_set(err, -ENOTSUP, "%s: is qcow version %u, this program knows qcow2 "
+				   "versions 2 and 3", img->path, q->version);
+	rc = check(&h, err);
+	cow_free(h.area);
+	return rc;
+}
+
+static void encode(const struct qcow2 *q, uint8_t *p)
+{
+	put_be64(p + QCOW2_H_SIZE, q->size);
+	put_be32(p + QCOW2_H_L1_SIZE, q->l1_size);
+	put_be64(p + QCOW2_H_L1_OFF, q->l1_off);
+	put_be64(p + QCOW2_H_REFTABLE_OFF, q->reftable_off);
+	put_be32(p + QCOW2_H_REFTABLE_CLS, q->reftable_clusters);
+	put_be32(p + QCOW2_H_NB_SNAPSHOTS, q->nb_snapshots);
+	put_be64(p + QCOW2_H_SNAPSHOTS_OFF, q->snapshots_off);
+	if (q->version < 3)
+		return;
+	put_be64(p + QCOW2_H_INCOMPAT, q->incompat);
+	put_be64(p + QCOW2_H_COMPAT, q->compat);
+	put_be64(p + QCOW2_H_AUTOCLEAR, q->autoclear);
+}
+
+int qcow2_header_update(struct cow_image *img, const struct qcow2 *q)
+{
+	uint8_t p[QCOW2_H_V3_BYTES];
+	size_t bytes = q->version < 3 ? QCOW2_H_V2_BYTES : QCOW2_H_V3_BYTES;
+	int rc = cow_img_pread(img, 0, p, bytes, 0);
+
+	if (rc)
+		return rc;
+	encode(q, p);
+	return cow_img_pwrite(img, 0, p, bytes, 0);
+}
+
+int qcow2_header_update_sync(struct cow_image *img, const struct qcow2 *q)
+{
+	int rc = qcow2_header_update(img, q);
+
+	return rc ? rc : cow_img_sync(img, 0);
+}
+
+int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session)
+{
+	uint8_t p[8];
+
+	put_be64(p, session);
+	return cow_img_pwrite(img, 0, p, sizeof(p), q->session_off);
+}
+
+/* ---- another base ---- */
+
+/* A place for a name of @len bytes that does not touch the old one; 0: none. */
+static uint64_t place_for_name(const struct qcow2 *q, size_t len)
+{
+	uint64_t old_end = q->backing_off + strlen(q->backing.path);
+
+	if (q->backing_off == 0 || q->ext_end + len <= q->backing_off)
+		return q->ext_end + len <= q->cluster ? q->ext_end : 0;
+	return old_end + len <= q->cluster ? old_end : 0;
+}
+
+/* The format's name goes where the old one is, if it can: in the first sector. */
+static bool put_format(const struct qcow2 *q, uint8_t *sector, const char *format)
+{
+	size_t len = strlen(format), room = cow_round_up(strlen(q->backing.format), 8);
+
+	if (!strcmp(format, q->backing.format))
+		return true;
+	if (q->format_off == 0 || len > room || q->format_off + 8 + room > 512)
+		return false;
+	put_be32(sector + q->format_off + 4, (uint32_t)len);
+	memset(sector + q->format_off + 8, 0, room);
+	memcpy(sector + q->format_off + 8, format, len);
+	/* A shorter name that needs fewer bytes would move what follows. */
+	return cow_round_up(len, 8) == room;
+}
+
+int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing, struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	size_t len = strlen(backing->path);
+	uint64_t at = place_for_name(q, len);
+	uint8_t sector[512];
+	int rc = cow_img_pread(img, 0, sector, sizeof(sector), 0);
+
+	if (rc)
+		return cow_err_sys(err, rc, "%s", img->path);
+	if (at == 0 || len > QCOW2_BACKING_MAX || !put_format(q, sector, backing->format))
+		return cow_err_set(err, -ENOSPC, "%s: its header has no room for the name of this base",
+				   img->path);
+	rc = cow_img_pwrite(img, 0, backing->path, len, at);
+	if (rc == 0)
+		rc = cow_img_sync(img, 0);
+	put_be64(sector + QCOW2_H_BACKING_OFF, at);
+	put_be32(sector + QCOW2_H_BACKING_LEN, (uint32_t)len);
+	if (rc == 0)
+		rc = cow_img_pwrite(img, 0, sector, sizeof(sector), 0);
+	if (rc == 0)
+		rc = cow_img_sync(img, 0);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: cannot record the base", img->path);
+	q->backing = *backing;
+	q->backing_off = at;
+	return 0;
+}
+
+/* ---- a new one ---- */
+
+static const struct {
+	uint8_t type, bit;
+	const char *name;
+} feature_names[] = {
+	{ 0, 0, "dirty bit" }, { 0, 1, "corrupt bit" }, { 0, 2, "external data file" },
+	{ 0, 3, "compression type" }, { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
+	{ 2, 0, "bitmaps" }, { 2, 1, "raw external data" },
+};
+
+/* Puts an extension at @at, if it fits before @end. Returns where the next one goes; 0: it does not fit. */
+static uint64_t put_extension(uint8_t *p, uint64_t at, uint64_t end, uint32_t type, const void *data,
+			      uint32_t len)
+{
+	if (at == 0 || at + 8 + cow_round_up(len, 8) > end)
+		return 0;
+	put_be32(p + at, type);
+	put_be32(p + at + 4, len);
+	memcpy(p + at + 8, data, len);
+	return at + 8 + cow_round_up(len, 8);
+}
+
+int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
+{
+	uint8_t names[COW_ARRAY_SIZE(feature_names) * QCOW2_FEATURE_BYTES] = { 0 };
+	size_t path = strlen(q->backing.path), format = strlen(q->backing.format);
+	uint64_t at = q->header_length;
+
+	memset(p, 0, q->cluster);
+	put_be32(p + QCOW2_H_MAGIC, QCOW2_MAGIC);
+	put_be32(p + QCOW2_H_VERSION, q->version);
+	put_be32(p + QCOW2_H_CLUSTER_BITS, q->cluster_bits);
+	encode(q, p);
+	if (q->version >= 3) {
+		put_be32(p + QCOW2_H_REFCOUNT_ORDER, q->refcount_order);
+		put_be32(p + QCOW2_H_LENGTH, q->header_length);
+		p[QCOW2_H_COMPRESSION] = q->compression;
+		for (size_t i = 0; i < COW_ARRAY_SIZE(feature_names); i++) {
+			uint8_t *e = names + i * QCOW2_FEATURE_BYTES;
+
+			e[0] = feature_names[i].type;
+			e[1] = feature_names[i].bit;
+			memcpy(e + 2, feature_names[i].name, strlen(feature_names[i].name));
+		}
+	}
+	if (format)
+		at = put_extension(p, at, q->cluster, QCOW2_EXT_BACKING_FMT, q->backing.format,
+				   (uint32_t)format);
+	if (q->version >= 3)
+		at = put_extension(p, at, q->cluster, QCOW2_EXT_SESSION, names, 8);	/* zeroes */
+	if (q->version >= 3)
+		at = put_extension(p, at, q->cluster, QCOW2_EXT_FEATURES, names, sizeof(names));
+	at = put_extension(p, at, q->cluster, QCOW2_EXT_END, "", 0);
+	if (at == 0 || path > QCOW2_BACKING_MAX || at + path > q->cluster)
+		return -ENAMETOOLONG;
+	if (path) {
+		memcpy(p + at, q->backing.path, path);
+		put_be64(p + QCOW2_H_BACKING_OFF, at);
+		put_be32(p + QCOW2_H_BACKING_LEN, (uint32_t)path);
+	}
+	return 0;
+}

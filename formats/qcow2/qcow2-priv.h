@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The qcow2 plugin's own state. qcow2-header.c is the only file that touches
+ * header bytes, qcow2-refcount.c the only one that changes refcounts while the
+ * image is in use, qcow2-map.c the only one that changes L1 and L2 entries then.
+ *
+ * While an image is in use refcounts only go up: clusters are reserved in
+ * batches ahead of need, and what is no longer referred to is remembered and
+ * let go at the end. So nothing is used twice, and after a crash the refcounts
+ * are at worst too high (leaks). The one order that matters is refcount before
+ * the entry that points to the cluster; a batch pays for it once.
+ */
+#ifndef QCOW2_PRIV_H
+#define QCOW2_PRIV_H
+
+#include "cow/format.h"
+#include "qcow2.h"
+
+static inline uint16_t get_be16(const void *p)
+{
+	uint16_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be16toh(v);
+}
+
+static inline uint32_t get_be32(const void *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be32toh(v);
+}
+
+static inline uint64_t get_be64(const void *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be64toh(v);
+}
+
+static inline void put_be16(void *p, uint16_t v)
+{
+	v = htobe16(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+static inline void put_be32(void *p, uint32_t v)
+{
+	v = htobe32(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+static inline void put_be64(void *p, uint64_t v)
+{
+	v = htobe64(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+/* Host clusters [start, start + count). */
+struct qcow2_run {
+	uint64_t start, count;
+};
+
+struct qcow2_runs {
+	struct qcow2_run *v;
+	size_t n, cap;
+};
+
+/* A set of host clusters, by hash. */
+struct qcow2_set {
+	uint64_t *slots;	/* cluster + 1; 0: free */
+	size_t used, cap;	/* cap: power of two, or 0 */
+};
+
+/* What exists only while the image is open for writing. */
+struct qcow2_writer {
+	bool loaded;
+	uint64_t *reftable;		/* offsets of refcount blocks, native order */
+	uint64_t reftable_n;
+	struct qcow2_set meta;		/* clusters that hold metadata: never data */
+	unsigned tables_pending;	/* new tables whose commit is still to come */
+	struct qcow2_runs holes;	/* clusters with refcount 0 below the tail */
+	size_t hole_at;			/* the first of them with room */
+	uint64_t tail;			/* no cluster from here on has a refcount */
+	uint64_t high;			/* highest cluster that may be referred to, + 1 */
+	struct qcow2_run reserve;	/* have refcount 1, nobody refers to them yet */
+	struct qcow2_runs spare;	/* the same, given back by writes that failed */
+	struct qcow2_runs unref;	/* one reference fewer each, at the end */
+	bool new_refblocks;		/* some were made in this session, */
+	uint64_t new_from;		/* the lowest here: its table entry may not be durable yet */
+	bool lost;			/* no memory to remember some of those: leaks */
+};
+
+struct qcow2 {
+	/* header */
+	unsigned version, cluster_bits, refcount_order;
+	uint32_t header_length;
+	uint64_t size;
+	uint64_t l1_off, reftable_off, snapshots_off;
+	uint32_t l1_size, reftable_clusters, nb_snapshots;
+	uint64_t incompat, compat, autoclear;
+	uint8_t compression;		/* 0 zlib, 1 zstd */
+	struct cow_backing backing;
+	uint64_t backing_off;		/* of the name of the base; 0: none */
+	uint64_t format_off;		/* of the extension with its format; 0: none */
+	uint64_t ext_end;		/* behind the last extension */
+	uint64_t session_off;		/* of the session's number; 0: the image has no place for it */
+	uint64_t session;		/* the number found there */
+	uint64_t bitmapdir_off, bitmapdir_bytes;
+	uint32_t nb_bitmaps;
+
+	/* derived */
+	uint64_t cluster;		/* bytes */
+	unsigned l2_bits;		/* log2 of entries in an L2 table */
+	unsigned entry_bytes;		/* 8 or 16 */
+	unsigned sub_bits;		/* log2 of a subcluster's bytes; cluster_bits without them */
+	unsigned cmp_shift;		/* bits of a compressed descriptor's offset */
+	bool extl2, corrupt_found;
+	char snapshot[64];		/* opened; empty: the active disk */
+
+	struct qcow2_writer w;
+};
+
+/* The cached blocks with the refcounts of clusters to be handed out. */
+struct qcow2_refs {
+	struct cow_mblk *counts;
+	struct cow_mblk *table;		/* of the refcount table, where it matters; else NULL */
+};
+
+/* One entry of the snapshot table, bounded and checked. */
+struct qcow2_snap {
+	uint64_t l1_off, disk_size, vmstate_size;
+	uint32_t l1_size;
+	uint32_t date_sec;
+	char id[64], name[256];		/* cut off where longer */
+};
+
+static inline uint64_t qcow2_l1_span(const struct qcow2 *q)	/* virtual bytes of an L1 entry */
+{
+	return 1ULL << (q->l2_bits + q->cluster_bits);
+}
+
+static inline uint64_t qcow2_l1_needed(const struct qcow2 *q, uint64_t size)
+{
+	return cow_div_up(size, qcow2_l1_span(q));
+}
+
+static inline uint64_t qcow2_ref_per_block(const struct qcow2 *q)	/* clusters of a refcount block */
+{
+	return q->cluster << 3 >> q->refcount_order;
+}
+
+static inline uint64_t qcow2_ref_max(const struct qcow2 *q)
+{
+	return q->refcount_order == QCOW2_REFCOUNT_ORDER_MAX ? UINT64_MAX :
+		(1ULL << (1u << q->refcount_order)) - 1;
+}
+
+/* May @off be the place of a cluster? */
+static inline bool qcow2_host_ok(const struct qcow2 *q, uint64_t off)
+{
+	return off && (off & (q->cluster - 1)) == 0 && off < QCOW2_HOST_MAX;
+}
+
+/* The stored form of a compressed cluster. */
+static inline uint64_t qcow2_cmp_off(const struct qcow2 *q, uint64_t entry)
+{
+	return entry & ((1ULL << q->cmp_shift) - 1);
+}
+
+static inline uint64_t qcow2_cmp_bytes(const struct qcow2 *q, uint64_t entry)
+{
+	uint64_t more = entry >> q->cmp_shift & ((1ULL << (62 - q->cmp_shift)) - 1);
+
+	return (more + 1) * 512 - qcow2_cmp_off(q, entry) % 512;
+}
+
+/* qcow2-header.c */
+int qcow2_header_read(struct cow_image *img, struct qcow2 *q, struct cow_err *err);
+/* The fields that change while an image lives, in place: one sector, no sync. */
+int qcow2_header_update(struct cow_image *img, const struct qcow2 *q);
+int qcow2_header_update_sync(struct cow_image *img, const struct qcow2 *q);
+/* Writes the number of a session to its place; no sync. */
+int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session);
+/* Another name or format of the base, durable; a power cut leaves the one or the other. */
+int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing, struct cow_err *err);
+/* A whole first cluster, for create. -ENAMETOOLONG when it does not fit. */
+int qcow2_header_build(const struct qcow2 *q, uint8_t *cluster);
+void qcow2_derive(struct qcow2 *q);
+
+/* qcow2-map.c */
+int qcow2_map(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret);
+void qcow2_commit(struct cow_image *img, const struct cow_map *map, int io);
+
+/* qcow2-decode.c */
+int qcow2_decode(struct cow_image *img, const struct cow_map *map, const void *raw, void *out);
+
+/* qcow2-refcount.c */
+uint64_t qcow2_ref_get(const void *block, uint64_t index, unsigned order);
+void qcow2_ref_set(void *block, uint64_t index, unsigned order, uint64_t value);
+bool qcow2_set_has(const struct qcow2_set *s, uint64_t cluster);
+bool qcow2_set_add(struct qcow2_set *s, uint64_t cluster);	/* false: it was there */
+int qcow2_set_room(struct qcow2_set *s, size_t more);		/* for @more additions that cannot fail */
+int qcow2_runs_add(struct qcow2_runs *r, uint64_t start, uint64_t count);
+/* Reads tables and refcounts, refuses what cannot be written to soundly. */
+int qcow2_writer_load(struct cow_image *img, struct cow_err *err);
+void qcow2_writer_free(struct qcow2 *q);
+/* Gives back what was reserved, lets go what is unused. Nothing may be dirty. Syncs. */
+int qcow2_writer_settle(struct cow_image *img);
+/*
+ * For map(): finds clusters to hand out, and pins the blocks with their refcounts.
+ * 0; -EAGAIN, -ENOSPC ...; 1: a refcount block is needed first, @ret is the answer for @virt.
+ * Then qcow2_after_refs() for what will refer to them, and only then qcow2_take().
+ */
+int qcow2_reserve(struct cow_image *img, uint64_t virt, struct cow_map *ret, struct qcow2_refs *refs);
+int qcow2_after_refs(struct cow_mblk *later, const struct qcow2_refs *refs);
+/* Up to @want clusters in a row. Cannot fail. */
+struct qcow2_run qcow2_take(struct qcow2 *q, const struct qcow2_refs *refs, uint64_t want);
+void qcow2_give_back(struct qcow2 *q, uint64_t start, uint64_t count);
+void qcow2_unref(struct qcow2 *q, uint64_t start, uint64_t count);
+void qcow2_unref_entry(struct qcow2 *q, uint64_t entry);	/* what an L2 entry refers to */
+void qcow2_refblock_commit(struct cow_image *img, const struct cow_map *map, int io);
+/* Offline: takes away the references remembered by qcow2_unref(); no sync. */
+int qcow2_unref_sync(struct cow_image *img);
+/* Offline: @n clusters in a row at the end, with refcount 1, durable. */
+int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster);
+/* Offline: a refcount table large enough for everything that an image of @size can hold. */
+int qcow2_reftable_fit(struct cow_image *img, uint64_t size);
+/* Offline: adds @delta (1 or -1) to each; no sync. */
+int qcow2_ref_add_sync(struct cow_image *img, uint64_t start, uint64_t count, int delta);
+
+/* What kind of answer a cookie belongs to: the low bits of the pointer in it. */
+enum { QCOW2_COOKIE_DATA, QCOW2_COOKIE_ZERO, QCOW2_COOKIE_L2, QCOW2_COOKIE_REFBLOCK, QCOW2_COOKIE_MASK = 7 };
+
+/* qcow2-snapshot.c */
+/* Calls @fn for each snapshot until it returns other than 0. */
+int qcow2_snapshots_walk(struct cow_image *img, const struct qcow2 *q,
+			 int (*fn)(void *opaque, const struct qcow2_snap *s), void *opaque,
+			 uint64_t *ret_bytes, struct cow_err *err);
+int qcow2_snapshot_use(struct cow_image *img, struct qcow2 *q, const char *id, struct cow_err *err);
+
+/* qcow2-check.c */
+int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);
+
+/* qcow2-base.c */
+int qcow2_make_empty(struct cow_image *img, struct cow_err *err);
+int qcow2_rebase(struct cow_image *img, const struct cow_backing *backing,
+		 const struct cow_identity *identity, bool committing, struct cow_err *err);
+
+/* qcow2-create.c */
+extern const struct cow_opt qcow2_create_opts[];
+int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_err *err);
+int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err);
+
+#endif

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The table of internal snapshots: reading it, and opening one of them
+ * read-only. Nothing here makes or removes snapshots.
+ */
+#include <errno.h>
+
+#include "qcow2-priv.h"
+
+#define L1_SUM_MAX COW_GIB(1)	/* of all snapshots' L1 tables: thousands for large images */
+#define ENTRY_MAX (QCOW2_SNAP_BYTES + QCOW2_SNAP_EXTRA_MAX + 2 * 65535u)
+
+struct walk {
+	struct cow_image *img;
+	const struct qcow2 *q;
+	uint8_t *buf;			/* ENTRY_MAX */
+	uint64_t at, l1_sum;
+};
+
+static void copy_text(char *to, size_t size, const uint8_t *from, size_t len)
+{
+	len = cow_min(len, size - 1);
+	memcpy(to, from, len);
+	to[len] = 0;
+}
+
+static const char *bad_snapshot(struct walk *w, struct qcow2_snap *s)
+{
+	uint64_t bytes = (uint64_t)s->l1_size * 8;
+
+	if (bytes > QCOW2_L1_BYTES_MAX)
+		return "has an L1 table larger than 32 MiB";
+	if (!qcow2_host_ok(w->q, s->l1_off) || s->l1_off > QCOW2_HOST_MAX - bytes)
+		return "has a misplaced L1 table";
+	w->l1_sum += bytes;
+	if (w->l1_sum > L1_SUM_MAX)
+		return "brings the L1 tables of snapshots above 1 GiB";
+	return NULL;
+}
+
+/* Decodes the entry at w->at and moves on. NULL, or what is wrong. */
+static const char *next_entry(struct walk *w, struct qcow2_snap *s)
+{
+	const uint8_t *p = w->buf;
+	uint32_t extra = get_be32(p + QCOW2_SNAP_EXTRA_LEN);
+	size_t id = get_be16(p + QCOW2_SNAP_ID_LEN), name = get_be16(p + QCOW2_SNAP_NAME_LEN);
+
+	if (extra > QCOW2_SNAP_EXTRA_MAX)
+		return "has extra data of more than 1024 bytes";
+	if (w->q->version >= 3 && extra < 16)
+		return "lacks its virtual size";
+	*s = (struct qcow2_snap){
+		.l1_off = get_be64(p + QCOW2_SNAP_L1_OFF),
+		.l1_size = get_be32(p + QCOW2_SNAP_L1_SIZE),
+		.date_sec = get_be32(p + QCOW2_SNAP_DATE),
+		.vmstate_size = get_be32(p + QCOW2_SNAP_VMSTATE),
+		.disk_size = w->q->size,
+	};
+	if (extra >= 8)
+		s->vmstate_size = get_be64(p + QCOW2_SNAP_BYTES);
+	if (extra >= 16)
+		s->disk_size = get_be64(p + QCOW2_SNAP_BYTES + QCOW2_SNAP_EXTRA_SIZE);
+	p += QCOW2_SNAP_BYTES + extra;
+	copy_text(s->id, sizeof(s->id), p, id);
+	copy_text(s->name, sizeof(s->name), p + id, name);
+	w->at += cow_round_up(QCOW2_SNAP_BYTES + extra + id + name, 8);
+	if (w->at - w->q->snapshots_off > QCOW2_SNAPTABLE_MAX)
+		return "makes the snapshot table larger than 64 MiB";
+	return bad_snapshot(w, s);
+}
+
+int qcow2_snapshots_walk(struct cow_image *img, const struct qcow2 *q,
+			 int (*fn)(void *opaque, const struct qcow2_snap *s), void *opaque,
+			 uint64_t *ret_bytes, struct cow_err *err)
+{
+	struct walk w = { .img = img, .q = q, .at = q->snapshots_off };
+	struct qcow2_snap s;
+	int rc = 0;
+
+	*ret_bytes = 0;
+	if (q->nb_snapshots == 0)
+		return 0;
+	w.buf = cow_zalloc(ENTRY_MAX);
+	if (!w.buf)
+		return cow_err_sys(err, -ENOMEM, "%s", img->path);
+	for (uint32_t i = 0; i < q->nb_snapshots && rc == 0; i++) {
+		const char *bad;
+
+		rc = cow_img_pread(img, 0, w.buf, ENTRY_MAX, w.at);
+		if (rc) {
+			cow_err_sys(err, rc, "%s: snapshot table", img->path);
+			break;
+		}
+		bad = next_entry(&w, &s);
+		if (bad)
+			rc = cow_err_set(err, -EINVAL, "%s: snapshot %u %s", img->path, i + 1, bad);
+		else
+			rc = fn(opaque, &s);
+	}
+	cow_free(w.buf);
+	*ret_bytes = w.at - q->snapshots_off;
+	return rc;
+}
+
+struct find {
+	const char *id;
+	struct qcow2_snap found;
+	int how;			/* 0: no; 1: by name; 2: by identifier */
+};
+
+static int look(void *opaque, const struct qcow2_snap *s)
+{
+	struct find *f = opaque;
+	int how = !strcmp(s->id, f->id) ? 2 : !strcmp(s->name, f->id) ? 1 : 0;
+
+	if (how > f->how) {
+		f->found = *s;
+		f->how = how;
+	}
+	return 0;
+}
+
+int qcow2_snapshot_use(struct cow_image *img, struct qcow2 *q, const char *id, struct cow_err *err)
+{
+	struct find f = { .id = id };
+	uint64_t bytes;
+	int rc = qcow2_snapshots_walk(img, q, look, &f, &bytes, err);
+
+	if (rc)
+		return rc;
+	if (!f.how)
+		return cow_err_set(err, -ENOENT, "%s: has no snapshot '%.100s'", img->path, id);
+	if (f.found.disk_size == 0 || f.found.disk_size > QCOW2_HOST_MAX ||
+	    f.found.l1_size < qcow2_l1_needed(q, f.found.disk_size))
+		return cow_err_set(err, -EINVAL, "%s: the L1 table of snapshot '%.100s' is too small for "
+				   "its size", img->path, id);
+	q->size = f.found.disk_size;
+	q->l1_off = f.found.l1_off;
+	q->l1_size = f.found.l1_size;
+	memcpy(q->snapshot, f.found.id, sizeof(q->snapshot));
+	return 0;
+}
