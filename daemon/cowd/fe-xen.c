@@ -101,7 +101,7 @@ static int write_features(struct fe *fe, struct xen_store *s)
 		{ "discard-granularity", PHYSICAL },
 		{ "discard-alignment", 0 },
 		{ "discard-secure", 0 },
-		{ "feature-persistent", 0 },
+		{ "feature-persistent", 1 },
 		{ "feature-max-indirect-segments", XEN_RING_SEGS_MAX },
 		{ "max-ring-page-order", XEN_RING_ORDER_MAX },
 		{ "multi-queue-max-queues", XEN_QUEUES_MAX },

@@ -2,13 +2,23 @@
 /*
  * A frontend's queues (see xen-conn.h).
  *
- * Events. A channel that fired is masked until the work is done, so that a guest cannot
+ * A turn of the loop ends in xen_conn_run(): all rings take and answer, a bounded number
+ * of rounds; if there is more to do, an eventfd wakes the loop at once, after other sources
+ * had their turn. Otherwise the rings rest, and the guest sends an event when it goes on.
+ *
+ * Events. A channel that fired is masked until its ring rests, so that a guest cannot
  * make us run more often than we can work. One that fires and fires with nothing in the
  * ring is unmasked only after a pause: the guest is slowed down then, nobody else.
  *
- * A turn of the loop ends in xen_conn_run(): all rings take and answer, a bounded number
- * of rounds; if there is more to do, an eventfd wakes the loop at once, after other sources
- * had their turn.
+ * Watching. To sleep and to be woken costs more than a small request does. So rings that have
+ * run dry are watched for a moment before they rest, if the last time requests came within such
+ * a moment. It is measured by the work before it: what a guest makes us spend on watching is a
+ * few times what it makes us work, at most, and nothing when it sends requests seldom.
+ *
+ * Holding. A notification costs both sides about as much as a small request, so a guest that
+ * sends many of them gets answers several at a time: those at hand wait for more requests as long
+ * as notifications take. That begins when a request is seen before the guest can know of an
+ * answer to another one, and ends when nothing comes meanwhile.
  */
 #include "xen-conn.h"
 
@@ -17,13 +27,21 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cow/log.h"
+#include "xen-grants.h"
 #include "xen-keep.h"
 
 #define POOL_BYTES (16u << 20)	/* for the data of all requests of a guest's disk */
 #define ROUNDS 16		/* of the rings before other sources of the loop get their turn */
+#define WATCH_TIMES 4u		/* the time of work before: so long the rings are watched */
+#define WATCH_NS 2000000u	/* or so long */
+#define HOLD_TIMES 2u		/* the time of a notification: so long answers wait for others */
+#define HOLD_MAX 32u		/* answers that wait */
+/* A ring of a page has 32 requests; Linux sends up to 32 segments, and a page that lists them. */
+#define KEPT_PAGES (32u * 33u)	/* of the guest's, mapped, for each queue */
 #define IDLE_EVENTS 8		/* events without a request that are not held against the guest */
 #define IDLE_PAUSE_MS 2
 #define PORT_MAX UINT32_MAX
@@ -33,8 +51,9 @@ struct queue {
 	struct xen_ring *ring;
 	void *shared;
 	int port;			/* ours; -1: not bound */
-	bool masked;			/* fired; to be unmasked when the ring waits */
+	bool masked;			/* fired; to be unmasked when the ring rests */
 	bool pausing;			/* unmasked by the timer */
+	bool taken;			/* requests were found since it rested */
 	unsigned idle_events;		/* in a row */
 	char name[32];
 };
@@ -42,11 +61,21 @@ struct queue {
 struct xen_conn {
 	struct xen_conn_cfg cfg;
 	struct xen_params params;
-	void *grants, *events;
+	struct xen_grants *grants;
+	void *events;
 	struct xen_pool *pool;
 	struct xen_keep *keep;
 	struct cow_source *event_src, *again_src, *pause;
 	int again_fd;
+	bool fired;			/* one of the channels, or more */
+	uint64_t work_ns;		/* when there was something in the rings again */
+	uint64_t dry_ns;		/* when they had run dry; 0: there is something */
+	uint64_t watch_ns;		/* how long they are watched then */
+	bool soon;			/* the last time, something came within that */
+	uint64_t request_ns;		/* what a request took last */
+	uint64_t publish_ns;		/* and what it took to show answers */
+	bool crowd;			/* requests do not wait for answers to others */
+	bool held;			/* answers waited, and not in vain */
 	struct queue queue[XEN_QUEUES_MAX];
 };
 
@@ -101,7 +130,7 @@ int xen_params_read(struct xen_store *s, const char *dir, struct xen_params *ret
 {
 	char sub[XEN_PATH_MAX + 16];
 	bool multi_page;
-	uint64_t order, queues;
+	uint64_t order, queues, persistent;
 	int rc = 0;
 
 	memset(ret, 0, sizeof(*ret));
@@ -118,8 +147,12 @@ int xen_params_read(struct xen_store *s, const char *dir, struct xen_params *ret
 	rc = xen_store_read_number_or(s, dir, "multi-queue-num-queues", XEN_QUEUES_MAX, 1, &queues);
 	if (rc || !queues)
 		return bad_node(err, rc ? rc : -EINVAL, dir, "multi-queue-num-queues");
+	rc = xen_store_read_number_or(s, dir, "feature-persistent", 1, 0, &persistent);
+	if (rc)
+		return bad_node(err, rc, dir, "feature-persistent");
 	ret->pages = 1u << order;
 	ret->queues = (uint32_t)queues;
+	ret->persistent = (uint32_t)persistent;
 	if (queues == 1)
 		return read_queue(s, dir, ret, 0, multi_page, err);
 	for (unsigned i = 0; i < queues && !rc; i++) {
@@ -134,9 +167,8 @@ int xen_params_read(struct xen_store *s, const char *dir, struct xen_params *ret
 static void ring_copy(void *opaque, struct xen_copy *copies, unsigned n)
 {
 	struct queue *q = opaque;
-	struct xen_conn *c = q->conn;
 
-	c->cfg.lib->grants_copy(c->grants, c->cfg.domain, copies, n);
+	xen_grants_copy(q->conn->grants, copies, n);
 }
 
 static void ring_notify(void *opaque)
@@ -187,13 +219,21 @@ static bool is_readable(int fd)
 	return poll(&p, 1, 0) > 0;
 }
 
+/* Which it was is found out when the rings rest: until then it does not matter. */
 static void on_event(void *opaque, uint32_t events)
 {
 	struct xen_conn *c = opaque;
+
+	(void)events;
+	c->fired = true;
+}
+
+static void take_events(struct xen_conn *c)
+{
 	const struct xen_lib *lib = c->cfg.lib;
 	unsigned n = 0;
 
-	(void)events;
+	c->fired = false;
 	/* Masked ports do not fire again: there are no more than these. */
 	do {
 		int port = lib->events_pending(c->events);
@@ -224,37 +264,158 @@ static void run_again(struct xen_conn *c)
 
 /* ---- a turn ---- */
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 /* True: there is more to be done. */
-static bool run_queue(struct queue *q)
+static bool run_queue(struct queue *q, unsigned *taken_all)
 {
 	unsigned taken;
 	enum xen_ring_todo todo = xen_ring_run(q->ring, &taken);
 
+	q->taken |= taken > 0;
+	*taken_all += taken;
+	return todo == XEN_RING_MORE;
+}
+
+static void note_times(struct xen_conn *c, uint64_t begin, unsigned taken)
+{
+	c->request_ns = (now_ns() - begin) / taken;
+	if (!c->dry_ns)
+		return;
+	c->soon = begin - c->dry_ns < c->watch_ns;
+	c->work_ns = begin;
+	c->dry_ns = 0;
+}
+
+/* All rings, once. */
+static bool run_queues(struct xen_conn *c)
+{
+	uint64_t begin = now_ns();
+	unsigned taken = 0;
+	bool more = false;
+
+	for (unsigned i = 0; i < c->params.queues; i++)
+		more |= run_queue(&c->queue[i], &taken);
 	if (taken)
+		note_times(c, begin, taken);
+	return more | xen_pool_freed(c->pool);
+}
+
+static bool have_new(const struct xen_conn *c)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < c->params.queues; i++)
+		any |= xen_ring_has_new(c->queue[i].ring);
+	return any;
+}
+
+/* The rings are dry. True: not any more. */
+static bool watch(struct xen_conn *c)
+{
+	if (!c->dry_ns) {
+		c->dry_ns = now_ns();
+		c->watch_ns = cow_min(WATCH_TIMES * (c->dry_ns - c->work_ns), WATCH_NS);
+	}
+	if (!c->soon || xen_conn_inflight(c))
+		return false;
+	do {
+		if (have_new(c))
+			return true;
+	} while (now_ns() - c->dry_ns < c->watch_ns);
+	c->soon = false;
+	return false;
+}
+
+/* False: there is something in the ring. */
+static bool rest_queue(struct queue *q)
+{
+	if (!xen_ring_rest(q->ring))
+		return false;
+	if (q->taken)
 		q->idle_events = 0;
-	if (todo != XEN_RING_WAITS || !q->masked || q->pausing)
-		return todo == XEN_RING_MORE;
-	if (!taken)
-		q->idle_events++;
-	if (q->idle_events > IDLE_EVENTS)
-		unmask_later(q);
-	else
-		unmask(q);
+	if (q->masked && !q->pausing) {
+		q->idle_events += !q->taken;
+		if (q->idle_events > IDLE_EVENTS)
+			unmask_later(q);
+		else
+			unmask(q);
+	}
+	q->taken = false;
+	return true;
+}
+
+static bool rest(struct xen_conn *c)
+{
+	bool all = true;
+
+	if (c->fired)
+		take_events(c);
+	for (unsigned i = 0; i < c->params.queues; i++)
+		all &= rest_queue(&c->queue[i]);
+	return all;
+}
+
+static unsigned unpublished(const struct xen_conn *c)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < c->params.queues; i++)
+		n += xen_ring_unpublished(c->queue[i].ring);
+	return n;
+}
+
+static void publish(struct xen_conn *c)
+{
+	uint64_t begin = now_ns();
+
+	if (!unpublished(c))
+		return;
+	for (unsigned i = 0; i < c->params.queues; i++)
+		xen_ring_publish(c->queue[i].ring);
+	c->publish_ns = now_ns() - begin;
+	c->crowd |= have_new(c);
+	c->held = false;
+}
+
+/* True: something came while answers waited; they go on waiting. */
+static bool hold(struct xen_conn *c)
+{
+	uint64_t begin = now_ns(), limit = HOLD_TIMES * c->publish_ns;
+	unsigned n = unpublished(c);
+
+	if (!c->crowd || !n || n >= HOLD_MAX || c->request_ns > limit || xen_conn_inflight(c))
+		return false;
+	do {
+		if (have_new(c)) {
+			c->held = true;
+			return true;
+		}
+	} while (now_ns() - begin < limit);
+	c->crowd = c->held;
 	return false;
 }
 
 void xen_conn_run(struct xen_conn *c)
 {
-	bool more = true;
+	bool more;
 
-	for (unsigned round = 0; more && round < ROUNDS; round++) {
-		more = false;
-		for (unsigned i = 0; i < c->params.queues; i++)
-			more |= run_queue(&c->queue[i]);
-		more |= xen_pool_freed(c->pool);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		more = run_queues(c);
+		if (!more && hold(c))
+			continue;
+		publish(c);
+		if (!more && !watch(c) && rest(c))
+			return;
 	}
-	if (more)
-		run_again(c);
+	publish(c);
+	run_again(c);
 }
 
 void xen_conn_stop(struct xen_conn *c)
@@ -290,6 +451,7 @@ void xen_conn_status(const struct xen_conn *c, struct cow_kv *kv)
 	cow_kv_u64(kv, "replayed", sum.replayed);
 	cow_kv_u64(kv, "refused", sum.refused);
 	cow_kv_u64(kv, "notifications", sum.notified);
+	cow_kv_u64(kv, "mapped_pages", xen_grants_kept(c->grants));
 }
 
 /* ---- connecting ---- */
@@ -297,10 +459,11 @@ void xen_conn_status(const struct xen_conn *c, struct cow_kv *kv)
 static int open_devices(struct xen_conn *c, struct cow_err *err)
 {
 	const struct xen_lib *lib = c->cfg.lib;
+	unsigned keep = c->params.persistent ? c->params.queues * KEPT_PAGES : 0;
 	int rc = xen_pool_new(POOL_BYTES, &c->pool);
 
 	if (!rc)
-		rc = lib->grants_open(&c->grants);
+		rc = xen_grants_new(lib, c->cfg.domain, keep, &c->grants);
 	if (rc)
 		return cow_err_sys(err, rc, "%s: grants of other domains", c->cfg.name);
 	rc = lib->events_open(c->cfg.domain, &c->events);
@@ -334,8 +497,7 @@ static int open_queue(struct xen_conn *c, unsigned i, bool adopt, struct cow_err
 	int rc;
 
 	snprintf(q->name, sizeof(q->name), "domain %u, ring %u", c->cfg.domain, i);
-	rc = c->cfg.lib->grants_map(c->grants, c->cfg.domain, c->params.queue[i].refs,
-				    c->params.pages, &q->shared);
+	rc = xen_grants_map(c->grants, c->params.queue[i].refs, c->params.pages, &q->shared);
 	if (rc) {
 		q->shared = NULL;
 		return cow_err_sys(err, rc, "%s cannot be mapped", q->name);
@@ -417,7 +579,7 @@ static void close_queue(struct queue *q)
 	if (q->port >= 0)
 		c->cfg.lib->events_unbind(c->events, q->port);
 	if (q->shared)
-		c->cfg.lib->grants_unmap(c->grants, q->shared, c->params.pages);
+		xen_grants_unmap(c->grants, q->shared, c->params.pages);
 }
 
 void xen_conn_free(struct xen_conn *c, bool leave)
@@ -431,8 +593,7 @@ void xen_conn_free(struct xen_conn *c, bool leave)
 		close_queue(&c->queue[i]);
 	if (c->events)
 		c->cfg.lib->events_close(c->events);
-	if (c->grants)
-		c->cfg.lib->grants_close(c->grants);
+	xen_grants_free(c->grants);
 	if (c->again_fd >= 0)
 		close(c->again_fd);
 	xen_pool_free(c->pool);

@@ -19,6 +19,7 @@ struct xen_params {
 	uint32_t abi;		/* enum xen_abi */
 	uint32_t pages;		/* of each ring */
 	uint32_t queues;
+	uint32_t persistent;	/* 1: it uses the same pages again and again */
 	struct {
 		uint32_t port;
 		uint32_t refs[XEN_RING_PAGES_MAX];

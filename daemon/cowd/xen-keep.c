@@ -14,7 +14,7 @@
 
 #include "rundir.h"
 
-#define MAGIC 0x31524e58574f43ull	/* "COWXNR1"; change with the layout */
+#define MAGIC 0x32524e58574f43ull	/* "COWXNR2"; change with the layout */
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 #define BOOT_ID_LEN 36
 #define SUFFIX ".ring"

@@ -357,7 +357,7 @@ static void die(struct xen_ring *r, uint32_t prod)
 {
 	r->dead = true;
 	cow_log_limited(COW_LOG_ERR, "%s: the guest says it has put in requests up to %u, where %u are "
-			"answered and %u fit: it gets no more answers", r->cfg.name, prod, r->answered,
+			"answered and %u fit: it gets no more answers", r->cfg.name, prod, r->published,
 			r->entries);
 }
 
@@ -367,7 +367,7 @@ static unsigned take(struct xen_ring *r)
 	uint32_t prod = shared_get(r, XEN_RING_REQ_PROD);
 	unsigned n = 0;
 
-	if (prod - r->answered > r->entries || before(prod, r->taken)) {
+	if (prod - r->published > r->entries || before(prod, r->taken)) {
 		die(r, prod);
 		return 0;
 	}
@@ -664,12 +664,16 @@ static void answer_finished(struct xen_ring *r)
 		copy_data(r, &reads, true, copied_out);
 }
 
-/* Shows the answers to the guest, and tells it if it wants to be told. */
-static void publish(struct xen_ring *r)
+unsigned xen_ring_unpublished(const struct xen_ring *r)
+{
+	return r->dead ? 0 : r->answered - r->published + r->publish_again;
+}
+
+void xen_ring_publish(struct xen_ring *r)
 {
 	uint32_t old = r->published, event;
 
-	if (old == r->answered && !r->publish_again)
+	if (r->dead || (old == r->answered && !r->publish_again))
 		return;
 	shared_set(r, XEN_RING_RSP_PROD, r->answered);
 	r->published = r->answered;
@@ -683,13 +687,24 @@ static void publish(struct xen_ring *r)
 
 /* ---- the ring ---- */
 
-/* Nothing at hand that could be done now, as far as we know: the guest shall tell. */
-static bool is_idle(struct xen_ring *r)
+bool xen_ring_has_new(const struct xen_ring *r)
 {
-	if (!cow_list_empty(&r->ready) || !cow_list_empty(&r->finished))
-		return false;
+	return !r->dead && !r->stopped && shared_get(r, XEN_RING_REQ_PROD) != r->taken;
+}
+
+bool xen_ring_rest(struct xen_ring *r)
+{
+	if (r->dead || r->stopped)
+		return true;
 	shared_set(r, XEN_RING_REQ_EVENT, r->taken + 1);
-	return shared_get(r, XEN_RING_REQ_PROD) == r->taken;
+	return !xen_ring_has_new(r);
+}
+
+/* Nothing is at hand that could be done now. */
+static bool is_idle(const struct xen_ring *r)
+{
+	return cow_list_empty(&r->copying) && cow_list_empty(&r->ready) &&
+	       cow_list_empty(&r->finished) && !xen_ring_has_new(r);
 }
 
 static void drop_finished(struct xen_ring *r)
@@ -718,10 +733,9 @@ enum xen_ring_todo xen_ring_run(struct xen_ring *r, unsigned *ret_taken)
 	/* Answers made room: for a buffer, behind a barrier. */
 	if (!r->stopped)
 		begin_waiting(r);
-	publish(r);
 	if (r->stopped)
 		return XEN_RING_WAITS;
-	return cow_list_empty(&r->copying) && is_idle(r) ? XEN_RING_WAITS : XEN_RING_MORE;
+	return is_idle(r) ? XEN_RING_WAITS : XEN_RING_MORE;
 }
 
 void xen_ring_stop(struct xen_ring *r)

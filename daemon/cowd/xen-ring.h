@@ -5,8 +5,8 @@
  * and events: those are behind struct xen_ring_ops.
  *
  * Everything in the shared pages is hostile. A request is copied once, to memory of ours,
- * and only the copy is looked at. Data is copied from and to the guest's pages by the
- * hypervisor (grant copy); no page of the guest but those of the ring is ever mapped.
+ * and only the copy is looked at. Data is copied from and to the guest's pages, behind
+ * struct xen_ring_ops too: the device never works on memory that a guest can change.
  *
  * What was taken and not answered yet is kept in memory that can outlive the process
  * (struct xen_kept): the next one carries out exactly that, since in the ring itself an
@@ -88,17 +88,24 @@ int xen_ring_new(const struct xen_ring_cfg *cfg, struct xen_ring **ret, struct c
 void xen_ring_free(struct xen_ring *r);
 
 enum xen_ring_todo {
-	XEN_RING_WAITS,		/* for an event of the guest, or for the device */
+	XEN_RING_WAITS,		/* for requests of the guest, or for the device */
 	XEN_RING_MORE,		/* there is more to be done now */
 	XEN_RING_DEAD,		/* the guest broke the ring: it is not looked at any more */
 };
 
 /*
- * Takes a bounded number of requests, goes on with those under way, answers those that
- * are done, and notifies the guest once if it wants that. To be called at the end of each
- * turn of the loop. *@ret_taken: requests found in the ring.
+ * Takes a bounded number of requests, goes on with those under way, and answers those that
+ * are done. To be called at the end of each turn of the loop. *@ret_taken: requests found in
+ * the ring.
  */
 enum xen_ring_todo xen_ring_run(struct xen_ring *r, unsigned *ret_taken);
+/* Shows the answers to the guest, and notifies it once if it wants that. */
+void xen_ring_publish(struct xen_ring *r);
+unsigned xen_ring_unpublished(const struct xen_ring *r);	/* answers */
+/* A look from outside: has the guest put in something that was not taken? */
+bool xen_ring_has_new(const struct xen_ring *r);
+/* For a ring that waits: the guest shall send an event with its next request. False: there is one. */
+bool xen_ring_rest(struct xen_ring *r);
 
 /* From now on nothing is taken or begun; what the device has in hand is still answered. */
 void xen_ring_stop(struct xen_ring *r);

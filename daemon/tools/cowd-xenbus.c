@@ -3,14 +3,21 @@
  * cowd-xenbus: answers for backends that are not there yet. Xen's toolstack writes a
  * virtual disk into xenstore and waits until somebody has taken its backend to InitWait;
  * only then it runs the hotplug script, block-dmu, which starts the cowd of that disk. So
- * for disks with that script this program says InitWait, and nothing else ever.
+ * for disks with that script this program says InitWait.
+ *
+ * In the same way the toolstack waits for Closed when it takes a disk back, which the cowd
+ * says. If that has been killed, nobody would: a disk that stays in Closing is given to
+ * block-dmu to be brought in order, and then this program says Closed.
  *
  * Disks of type vbd are the kernel's while its driver xen-blkback is loaded, and this is for
  * them only when asked for, where that is not.
  */
 #include <errno.h>
 #include <poll.h>
+#include <spawn.h>
 #include <stdio.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cow/log.h"
@@ -20,6 +27,11 @@
 
 #define SCRIPT "/block-dmu"
 #define TYPES_MAX 4
+#define CLOSING_MAX 64		/* disks at a time; others have their turn when these are done */
+#define GRACE_S 2		/* for the cowd that is alive */
+#define TICK_MS 500
+
+extern char **environ;
 
 static const struct cow_cli_opt options[] = {
 	{ 0, NULL, NULL, NULL },
@@ -39,38 +51,147 @@ struct level {
 	bool domains;
 };
 
-static int take_to_init_wait(struct xen_store *s, void *opaque)
+/* A disk that its toolstack wants back. */
+static struct closing {
+	char dir[XEN_PATH_MAX];		/* empty: this one is free */
+	time_t since;
+	pid_t pid;			/* block-dmu at work; 0: not yet */
+} closings[CLOSING_MAX];
+
+/* ---- what is said ---- */
+
+struct change {
+	const char *dir;
+	enum xen_state from, to;
+};
+
+static int write_change(struct xen_store *s, void *opaque)
 {
-	const char *dir = opaque;
+	const struct change *c = opaque;
 
 	/* Looked at in one go with the writing: the folder must not come to be by it. */
-	if (xen_store_read_state(s, dir) != XEN_INITIALISING)
+	if (xen_store_read_state(s, c->dir) != (int)c->from)
 		return -ESTALE;
-	return xen_store_write(s, dir, "state", "%d", XEN_INIT_WAIT);
+	return xen_store_write(s, c->dir, "state", "%d", c->to);
 }
 
-static bool is_ours(struct xen_store *s, const char *dir)
+static void say(struct xen_store *s, const char *dir, enum xen_state from, enum xen_state to)
 {
-	char script[XEN_VALUE_MAX];
+	struct change c = { dir, from, to };
+	int rc = xen_store_transact(s, write_change, &c);
+
+	if (rc && rc != -ESTALE)
+		cow_log_limited(COW_LOG_ERR, "%s: %s", dir, strerror(-rc));
+	else if (!rc)
+		cow_log(COW_LOG_DEBUG, "%s: state %d", dir, to);
+}
+
+static bool read_script(struct xen_store *s, const char *dir, char script[XEN_VALUE_MAX])
+{
 	size_t len, tail = strlen(SCRIPT);
 
-	if (xen_store_read(s, dir, "script", script, sizeof(script)))
+	if (xen_store_read(s, dir, "script", script, XEN_VALUE_MAX))
 		return false;
 	len = strlen(script);
 	return len >= tail && !strcmp(script + len - tail, SCRIPT);
 }
 
-static void look_at_disk(struct xen_store *s, char *dir)
+/* ---- disks whose cowd may have been killed ---- */
+
+static time_t now(void)
 {
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec;
+}
+
+static bool is_taken_back(struct xen_store *s, const char *dir)
+{
+	uint64_t online = 1;
+
+	return xen_store_read_state(s, dir) == XEN_CLOSING &&
+	       !xen_store_read_number_or(s, dir, "online", 1, 1, &online) && !online;
+}
+
+static void note_closing(const char *dir)
+{
+	struct closing *place = NULL;
+
+	for (unsigned i = 0; i < CLOSING_MAX; i++) {
+		if (!strcmp(closings[i].dir, dir))
+			return;
+		if (!place && !closings[i].dir[0])
+			place = &closings[i];
+	}
+	if (!place)
+		return;
+	snprintf(place->dir, sizeof(place->dir), "%s", dir);
+	place->since = now();
+	place->pid = 0;
+}
+
+/* The toolstack's own script, called as the toolstack would. */
+static pid_t run_remove(struct xen_store *s, const char *dir)
+{
+	char script[XEN_VALUE_MAX], remove[] = "remove";
+	char *argv[] = { script, remove, NULL };
+	pid_t pid;
 	int rc;
 
-	if (xen_store_read_state(s, dir) != XEN_INITIALISING || !is_ours(s, dir))
+	if (!read_script(s, dir, script) || setenv("XENBUS_PATH", dir, 1))
+		return -1;
+	cow_log(COW_LOG_INFO, "%s: no cowd lets go of it: %s remove", dir, script);
+	rc = posix_spawn(&pid, script, NULL, NULL, argv, environ);
+	if (rc)
+		cow_log(COW_LOG_ERR, "%s: %s", script, strerror(rc));
+	return rc ? -1 : pid;
+}
+
+static void tend_one(struct xen_store *s, struct closing *c)
+{
+	int status;
+
+	if (c->pid) {
+		if (!waitpid(c->pid, &status, WNOHANG))
+			return;
+		say(s, c->dir, XEN_CLOSING, XEN_CLOSED);
+		c->dir[0] = '\0';
+	} else if (!is_taken_back(s, c->dir)) {
+		c->dir[0] = '\0';
+	} else if (now() - c->since > GRACE_S) {
+		c->pid = run_remove(s, c->dir);
+		if (c->pid < 0)
+			c->dir[0] = '\0';
+	}
+}
+
+/* True: there are some. */
+static bool tend_closing(struct xen_store *s)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < CLOSING_MAX; i++) {
+		if (closings[i].dir[0])
+			tend_one(s, &closings[i]);
+		any |= closings[i].dir[0] != '\0';
+	}
+	return any;
+}
+
+/* ---- looking ---- */
+
+static void look_at_disk(struct xen_store *s, const char *dir)
+{
+	char script[XEN_VALUE_MAX];
+	int state = xen_store_read_state(s, dir);
+
+	if ((state != XEN_INITIALISING && state != XEN_CLOSING) || !read_script(s, dir, script))
 		return;
-	rc = xen_store_transact(s, take_to_init_wait, dir);
-	if (rc && rc != -ESTALE)
-		cow_log_limited(COW_LOG_ERR, "%s: %s", dir, strerror(-rc));
-	else if (!rc)
-		cow_log(COW_LOG_DEBUG, "%s: InitWait", dir);
+	if (state == XEN_INITIALISING)
+		say(s, dir, XEN_INITIALISING, XEN_INIT_WAIT);
+	else if (is_taken_back(s, dir))
+		note_closing(dir);
 }
 
 static void look_below(void *opaque, const char *name)
@@ -118,7 +239,7 @@ static int serve(struct xen_store *s, char **types, int n, struct cow_err *err)
 	int rc;
 
 	for (;;) {
-		if (poll(&p, 1, -1) < 0 && errno != EINTR)
+		if (poll(&p, 1, tend_closing(s) ? TICK_MS : -1) < 0 && errno != EINTR)
 			return cow_err_sys(err, -errno, "poll");
 		rc = xen_store_events(s);
 		if (rc < 0)

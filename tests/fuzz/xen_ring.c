@@ -163,6 +163,11 @@ static void play(struct xen_ring *r, const struct xen_ring_cfg *cfg, unsigned en
 		FUZZ_CHECK(!dead || (todo == XEN_RING_DEAD && !taken));
 		dead = todo == XEN_RING_DEAD;
 		taken_all += taken;
+		if (fuzz_num(in, 1) % 4)
+			xen_ring_publish(r);
+		if (todo == XEN_RING_WAITS)
+			FUZZ_CHECK(xen_ring_rest(r) == !xen_ring_has_new(r));
+		FUZZ_CHECK(xen_ring_unpublished(r) <= entries + 1);
 		if (fuzz_num(in, 1) % 2)
 			cow_chain_poll(cow_dev_chain(cfg->dev), false);
 		FUZZ_CHECK(cfg->kept->answered - first <= taken_all);

@@ -96,7 +96,7 @@ guest_attach() {
 	echo "$guest_domid" >"$TMP/$1.id"
 	wait_for 20 'xenstore-read "/local/domain/$guest_domid/console/tty" >"$TMP/$guest_n.tty" 2>/dev/null &&
 		grep -q . "$TMP/$guest_n.tty"'
-	"$BUILD/tests/lab/guest-run" "$(cat "$TMP/$1.tty")" "/var/log/xen/console/guest-$1.log" ||
+	"$BUILD/tests/lab/guest-run" -t 180 "$(cat "$TMP/$1.tty")" "/var/log/xen/console/guest-$1.log" ||
 		fail "guest $1 does not come up: $(guest_log "$1")"
 }
 

@@ -37,6 +37,7 @@ static struct {
 	int store_fd, event_fd;
 	bool pending[64];
 	bool bind_fails;
+	bool promise;			/* of persistent grants */
 	bool vanishes;			/* the backend's folder, before the next change */
 	uint8_t *pages;
 	struct cow_sim *sim;
@@ -520,6 +521,7 @@ static void rings(unsigned order, unsigned queues)
 		}
 	}
 	put_at(FRONT, "protocol", "x86_64-abi");
+	put_at(FRONT, "feature-persistent", t.promise ? "1" : "0");
 }
 
 static void set_front(int state)
@@ -655,6 +657,35 @@ TEST(guest_restarts)
 	end();
 }
 
+/* Pages that it promises to use again stay mapped until it closes. */
+TEST(persistent_pages)
+{
+	uint8_t *ring;
+
+	for (unsigned promise = 0; promise < 2; promise++) {
+		set_up(BACK);
+		start();
+		CHECK_STR(value_at(BACK, "feature-persistent"), "1");
+		t.promise = promise;
+		connect_front();
+		ring = ring_of(0, 0);
+		for (uint32_t i = 0; i < 4; i++) {
+			memset(t.pages + 60 * XEN_PAGE, 0x41 + (int)i, XEN_PAGE);
+			ask(ring, 8 * i);
+			fire(10);
+			wait_answers(ring, i + 1);
+			check_written(8 * i);
+			CHECK_EQ(t.mapped, 1 + promise);
+		}
+		set_front(XEN_CLOSING);
+		turn();
+		set_front(XEN_CLOSED);
+		wait_state(XEN_CLOSED);
+		CHECK_EQ(t.mapped, 0);
+		end();
+	}
+}
+
 static void wait_gone(void)
 {
 	for (unsigned i = 0; i < TURNS && !t.gone; i++)
@@ -753,6 +784,7 @@ TEST(bad_parameters)
 		{ "multi-queue-num-queues", "0" }, { "multi-queue-num-queues", "5" },
 		{ "multi-queue-num-queues", "1025" }, { "multi-queue-num-queues", "2" },
 		{ "multi-queue-num-queues", "99999999999999999999999" },
+		{ "feature-persistent", "2" }, { "feature-persistent", "yes" },
 		{ "protocol", "x86_65-abi" }, { "protocol", "" }, { "protocol", "x86_64-abi " },
 		{ "protocol", "a very long name of a protocol that is longer than any buffer for one" },
 		{ "ring-ref", "" }, { "ring-ref", "0" }, { "ring-ref", "1 " }, { "ring-ref", "01" },
@@ -966,7 +998,7 @@ TEST(refused_to_start)
 static void random_step(void)
 {
 	static const char *const keys[] = { "ring-ref", "event-channel", "protocol", "ring-page-order",
-					    "multi-queue-num-queues" };
+					    "multi-queue-num-queues", "feature-persistent" };
 	static const char *const values[] = { "1", "2", "3", "10", "11", "0", "x86_64-abi", "x86_32-abi", "no" };
 
 	switch (test_rand_below(8)) {
@@ -1004,7 +1036,7 @@ TEST(random_transitions)
 		random_step();
 		if (test_rand_below(3))
 			turn();
-		CHECK(t.mapped <= XEN_QUEUES_MAX * XEN_RING_PAGES_MAX && t.bound <= XEN_QUEUES_MAX);
+		CHECK(t.mapped <= XEN_QUEUES_MAX * XEN_RING_PAGES_MAX + PAGES && t.bound <= XEN_QUEUES_MAX);
 		connected += t.bound > 0;
 		if (!t.gone && test_rand_below(500))
 			continue;

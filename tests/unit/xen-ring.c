@@ -173,12 +173,16 @@ static enum xen_ring_todo run(void)
 
 	do {
 		todo = xen_ring_run(g.ring, &taken);
+		xen_ring_publish(g.ring);
 		CHECK(taken <= entries());
 		if (todo == XEN_RING_WAITS && xen_ring_inflight(g.ring)) {
 			while (cow_chain_poll(cow_dev_chain(g.dev), false))
 				;
 			todo = XEN_RING_MORE;
 		}
+		CHECK(todo != XEN_RING_WAITS || !xen_ring_has_new(g.ring));
+		if (todo == XEN_RING_WAITS && !xen_ring_rest(g.ring))
+			todo = XEN_RING_MORE;
 		CHECK(++turns < TURNS);
 	} while (todo == XEN_RING_MORE);
 	return todo;
@@ -907,6 +911,10 @@ TEST(stopped_takes_no_more)
 		cow_chain_poll(cow_dev_chain(g.dev), false);
 	CHECK_EQ(xen_ring_run(g.ring, &taken), XEN_RING_WAITS);
 	CHECK_EQ(taken, 0);
+	CHECK_EQ(xen_ring_unpublished(g.ring), 1);
+	CHECK_EQ(get(XEN_RING_RSP_PROD), 0);
+	xen_ring_publish(g.ring);
+	CHECK_EQ(xen_ring_unpublished(g.ring), 0);
 	CHECK_EQ(get(XEN_RING_RSP_PROD), 1);
 	check_nothing_held();
 	end();
@@ -1046,6 +1054,8 @@ TEST(killed_and_taken_up)
 			push();
 			for (n = (unsigned)test_rand_below(4); n; n--) {
 				xen_ring_run(g.ring, &taken);
+				if (test_rand_below(2))
+					xen_ring_publish(g.ring);
 				cow_chain_poll(cow_dev_chain(g.dev), false);
 			}
 			if (test_rand_below(2)) {
@@ -1053,6 +1063,7 @@ TEST(killed_and_taken_up)
 				kill_and_adopt();
 			} else {
 				xen_ring_run(g.ring, &taken);
+				xen_ring_publish(g.ring);
 			}
 			collect();
 		}

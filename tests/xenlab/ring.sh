@@ -48,7 +48,9 @@ guest_disk g1 xvda
 guest_check g1 'mkfs.ext4 -q /dev/xvda && mount /dev/xvda /mnt && head -c 5000000 /dev/urandom >/mnt/file &&
 	rm /mnt/file && head -c 3000000 /dev/urandom >/mnt/file && umount /mnt && e2fsck -fn /dev/xvda &&
 	blkdiscard -o 12582912 -l 1048576 /dev/xvda'
-guest_check g1 'dmesg | grep "blkfront: xvda: flush diskcache: enabled.*indirect descriptors: enabled"'
+guest_check g1 'dmesg | grep "blkfront: xvda: flush diskcache: enabled; persistent grants: enabled; indirect descriptors: enabled"'
+cowctl status "xen-$id-51712" --json | jq -e '.xen.mapped_pages > 0' >/dev/null || fail "no page of the guest is mapped"
+
 sum=$(guest_run g1 'sha256sum </dev/xvda')
 [ "$(cowctl status "xen-$id-51712" --json | jq .xen.refused)" = 0 ] || fail "requests were refused"
 
@@ -99,11 +101,13 @@ cowd-xenbus vbd &
 watcher=$!
 at_exit 'kill $watcher'
 guest_vcpus=2
-guest_extra='xen_blkfront.max_ring_page_order=4 xen_blkfront.max_queues=2'
+# For persistent grants it takes all the pages that its rings can make use of: 17 MiB each.
+guest_memory=256
+guest_extra='xen_blkfront.max_ring_page_order=2 xen_blkfront.max_queues=2'
 guest_start g2 "script=block-dmu,vdev=xvda,access=w,target=dscow:$P/two.dscow,ring"
 id=$(guest_id g2)
 guest_disk g2 xvda
-cowctl status "xen-$id-51712" --json | jq -e '.xen.queues == 2 and .xen.ring_pages == 16' >/dev/null ||
+cowctl status "xen-$id-51712" --json | jq -e '.xen.queues == 2 and .xen.ring_pages == 4' >/dev/null ||
 	fail "queues or pages: $(cowctl status "xen-$id-51712" --json | jq -c .xen)"
 guest_check g2 'payload fill -s 2 -l 16777216 /dev/xvda && payload run -s 2 -n 400 -l 16777216 -S /tmp/state /dev/xvda &&
 	payload verify -S /tmp/state /dev/xvda' 200
@@ -113,7 +117,7 @@ nothing_left
 same_at_rest two.dscow "$sum"
 
 subtest a PVH guest, by xl
-guest_type=pvh guest_vcpus=1 guest_extra=
+guest_type=pvh guest_vcpus=1 guest_extra= guest_memory=192
 disk="script=block-dmu,vdev=xvda,access=w,target=dscow:$P/two.dscow,ring"
 case $LAB_XEN in
 xen-4.17) ;;
