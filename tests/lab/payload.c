@@ -343,10 +343,25 @@ static void acknowledge(const struct op *op, bool durable)
 	}
 }
 
+/*
+ * Is all that was done to these sectors flushed? dm-log-writes has a durable write in its log
+ * when it ends, but others only at the next flush: played back, an older one would come later.
+ */
+static bool all_flushed(const struct op *op)
+{
+	bool all = true;
+
+	pthread_mutex_lock(&t.lock);
+	for (uint64_t i = op->lo; i < op->lo + op->n; i++)
+		all = all && t.s[i].issued <= t.s[i].flushed;
+	pthread_mutex_unlock(&t.lock);
+	return all;
+}
+
 static void do_write(struct thread *th, struct op *op)
 {
 	size_t bytes = op->n * SECTOR;
-	bool durable = !t.plain && rnd_below(&th->rnd, 20) == 0;
+	bool durable = !t.plain && rnd_below(&th->rnd, 20) == 0 && all_flushed(op);
 	ssize_t put;
 
 	issue(op, false);
