@@ -304,23 +304,26 @@ static _Noreturn void no_question(pid_t reader)
 	    end < 0 ? "waits:" : "ended:", end, stack);
 }
 
+/* One record: no more than fits is read, or a question behind it would be lost. */
+static ssize_t read_record(void *to, size_t max)
+{
+	size_t room = sizeof(struct dmu_ask);
+	ssize_t n;
+
+	while ((n = read(chan, to, room)) < 0 && errno == EMSGSIZE && room < max)
+		room += sizeof(uint64_t);
+	return n;
+}
+
 static struct dmu_ask next_ask(pid_t reader)
 {
 	union { struct dmu_head h; struct dmu_ask a; uint64_t raw[DMU_RECORD_MAX / 8]; } r;
 	struct pollfd p = { chan, POLLIN, 0 };
-	ssize_t n;
 
 	for (;;) {
 		if (poll(&p, 1, 100000) != 1)
 			no_question(reader);
-		n = read(chan, &r, sizeof(struct dmu_ask));
-		if (n < 0 && errno == EMSGSIZE) {	/* DMU_INFO is longer */
-			n = read(chan, &r, sizeof(r));
-			if (n <= 0 || r.h.type != DMU_INFO)
-				die("dmu-evil: no DMU_INFO");
-			continue;
-		}
-		if (n <= 0)
+		if (read_record(&r, sizeof(r)) <= 0)
 			die("dmu-evil: read: %s", strerror(errno));
 		if (r.h.type == DMU_ASK)
 			return r.a;
