@@ -183,7 +183,7 @@ static int child_resize(void *arg, int out_fd)
 	int rc;
 
 	fe_child_begin(out_fd);
-	rc = loopdev_resize(fe->loop, fe->cfg.disk);
+	rc = loopdev_resize(fe->loop, fe->cfg.disk, cow_dev_size(fe->cfg.dev));
 	if (rc)
 		cow_err_sys(&err, rc, "the device is resized, but %s is not", fe->loop);
 	else if (fe->top)

@@ -20,6 +20,8 @@
 #define DETACH_TRIES 20
 #define FORCED_TRIES 4		/* then it goes when its user does */
 #define DETACH_MS 50
+#define REFRESH_TRIES 1000
+#define REFRESH_MS 1
 
 static void sleep_ms(unsigned ms)
 {
@@ -173,15 +175,35 @@ int loopdev_detach(const char *dev, bool force, struct cow_err *err)
 	return 0;
 }
 
-int loopdev_resize(const char *dev, const char *disk)
+/*
+ * The kernel takes the size that it remembers of the file, so it has to ask for it again. It
+ * forgets an answer that a write to the file overtook.
+ */
+static int refresh_size(const char *disk, uint64_t size)
+{
+	struct statx stx;
+	unsigned i;
+
+	for (i = 0; i < REFRESH_TRIES; i++) {
+		if (i)
+			sleep_ms(REFRESH_MS);
+		if (statx(AT_FDCWD, disk, AT_STATX_FORCE_SYNC, STATX_SIZE, &stx))
+			return -errno;
+		if (stx.stx_size == size)
+			return 0;
+	}
+	return -EAGAIN;
+}
+
+int loopdev_resize(const char *dev, const char *disk, uint64_t size)
 {
 	COW_CLEANUP_CLOSE int fd = open(dev, O_RDONLY | O_CLOEXEC);
-	struct statx stx;
+	int rc;
 
 	if (fd < 0)
 		return -errno;
-	/* The kernel takes the size it remembers of the file: make it ask again. */
-	if (statx(AT_FDCWD, disk, AT_STATX_FORCE_SYNC, STATX_SIZE, &stx))
-		return -errno;
+	rc = refresh_size(disk, size);
+	if (rc)
+		return rc;
 	return ioctl(fd, LOOP_SET_CAPACITY, 0) ? -errno : 0;
 }

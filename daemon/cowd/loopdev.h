@@ -28,7 +28,7 @@ bool loopdev_is_ours(const char *dev, const char *disk, const char *recorded);
  */
 int loopdev_detach(const char *dev, bool force, struct cow_err *err);
 
-/* The disk file changed its size: tell the device. */
-int loopdev_resize(const char *dev, const char *disk);
+/* The disk file has @size bytes now: tell the device. 0 or -errno. */
+int loopdev_resize(const char *dev, const char *disk, uint64_t size);
 
 #endif
