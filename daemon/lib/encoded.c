@@ -96,9 +96,13 @@ void encoded_read(struct cow_rd *rd, struct cow_layer *l, const struct cow_map *
 		memcpy(rd->buf + rd->pos, e->plain + (v - map->dst.virt), n);
 		return;
 	}
-	e = sane(l, map) ? encoded_new(l, map) : NULL;
+	if (!sane(l, map)) {
+		rd->err = -EOPNOTSUPP;
+		return;
+	}
+	e = encoded_new(l, map);
 	if (!e) {
-		rd->err = sane(l, map) ? -ENOMEM : -EOPNOTSUPP;
+		rd->err = -ENOMEM;
 		return;
 	}
 	e->rd = rd;

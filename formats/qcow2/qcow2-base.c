@@ -30,7 +30,7 @@ static int drop_table(struct cow_image *img, uint64_t off, uint8_t *l2)
 	int rc = cow_img_pread(img, 0, l2, q->cluster, off);
 
 	for (uint64_t i = 0; i < 1ULL << q->l2_bits && rc == 0; i++)
-		qcow2_unref_entry(q, get_be64(l2 + i * q->entry_bytes));
+		qcow2_unref_entry(q, cow_get_be64(l2 + i * q->entry_bytes));
 	qcow2_unref(q, off >> q->cluster_bits, 1);
 	for (size_t i = 0; i < r->n && rc == 0; i++) {
 		/* Metadata that damaged entries point at stays. */

@@ -111,7 +111,7 @@ static bool bitmap_ok(uint64_t e, uint64_t bitmap)
 static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool active)
 {
 	const struct qcow2 *q = ck->q;
-	uint64_t e = get_be64(p), off = e & QCOW2_OFFSET_MASK, bytes = q->cluster;
+	uint64_t e = cow_get_be64(p), off = e & QCOW2_OFFSET_MASK, bytes = q->cluster;
 
 	if (e & QCOW2_COMPRESSED) {
 		off = qcow2_cmp_off(q, e);
@@ -121,7 +121,7 @@ static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool a
 			return;
 		}
 	} else if ((off & (q->cluster - 1)) || ((e & QCOW2_ZERO) && q->version < 3) ||
-		   (q->extl2 && !bitmap_ok(e, get_be64(p + 8)))) {
+		   (q->extl2 && !bitmap_ok(e, cow_get_be64(p + 8)))) {
 		bad_entry(ck, "L2 entry of byte", virt);
 		return;
 	} else if (off == 0) {
@@ -227,8 +227,8 @@ static int walk_bitmaps(struct check *ck)
 			bad_entry(ck, "bitmap directory entry", i);
 			return 0;
 		}
-		rc = walk_bitmap(ck, get_be64(e), get_be32(e + 8));
-		at += cow_round_up(24ULL + get_be16(e + 18) + get_be32(e + 20), 8);
+		rc = walk_bitmap(ck, cow_get_be64(e), cow_get_be32(e + 8));
+		at += cow_round_up(24ULL + cow_get_be16(e + 18) + cow_get_be32(e + 20), 8);
 		at = cow_min(at, q->bitmapdir_bytes);
 	}
 	return rc ? read_failed(ck, rc, "bitmap table") : 0;
@@ -355,7 +355,7 @@ static int write_reftable_entry(struct check *ck, uint64_t i)
 {
 	uint8_t e[8];
 
-	put_be64(e, ck->reftable[i]);
+	cow_put_be64(e, ck->reftable[i]);
 	return cow_img_pwrite(ck->img, 0, e, sizeof(e), ck->q->reftable_off + i * 8);
 }
 
@@ -458,7 +458,7 @@ static bool compare_one(struct check *ck, uint64_t cluster, uint64_t index, enum
 /* @n refcounts from @index of ck->block on. True: one was changed. */
 static bool compare_word(struct check *ck, uint64_t cluster, uint64_t index, uint64_t n, enum phase phase)
 {
-	bool used = get_be64(ck->block + (index << ck->q->refcount_order >> 3)), changed = false;
+	bool used = cow_get_be64(ck->block + (index << ck->q->refcount_order >> 3)), changed = false;
 
 	for (uint64_t i = 0; i < n && !used; i++)
 		used = cluster + i - ck->base < ck->n && ck->counts[cluster + i - ck->base];
@@ -495,7 +495,7 @@ static int compare(struct check *ck, enum phase phase)
 static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable, const char *what,
 		       uint64_t where)
 {
-	uint64_t cluster = host >> ck->q->cluster_bits, e = get_be64(p);
+	uint64_t cluster = host >> ck->q->cluster_bits, e = cow_get_be64(p);
 	bool single;
 
 	if (cluster < ck->base || cluster - ck->base >= ck->n)
@@ -507,7 +507,7 @@ static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable
 	ck->left += !(ck->repair && fixable);
 	say(ck, ck->repair && fixable, "the COPIED flag of %s %llu is wrong", what,
 	    (unsigned long long)where);
-	put_be64(p, e ^ QCOW2_COPIED);
+	cow_put_be64(p, e ^ QCOW2_COPIED);
 	return ck->repair && fixable;
 }
 
@@ -519,7 +519,7 @@ static int flags_of_l2(struct check *ck, uint64_t off, uint64_t virt)
 
 	for (uint64_t i = 0; i < 1ULL << q->l2_bits && rc == 0; i++) {
 		uint8_t *p = ck->l2 + i * q->entry_bytes;
-		uint64_t e = get_be64(p), host = e & QCOW2_OFFSET_MASK;
+		uint64_t e = cow_get_be64(p), host = e & QCOW2_OFFSET_MASK;
 
 		if (!(e & QCOW2_COMPRESSED) && host && !(host & (q->cluster - 1)))
 			changed |= wrong_flag(ck, p, host, fixable, "the L2 entry of byte",
@@ -540,7 +540,7 @@ static int flags(struct check *ck)
 		uint64_t off;
 
 		rc = cow_img_pread(ck->img, 0, p, sizeof(p), q->l1_off + i * 8);
-		off = get_be64(p) & QCOW2_OFFSET_MASK;
+		off = cow_get_be64(p) & QCOW2_OFFSET_MASK;
 		if (rc || !qcow2_host_ok(q, off))
 			continue;
 		if (wrong_flag(ck, p, off, !qcow2_set_has(&ck->multi, q->l1_off >> q->cluster_bits),

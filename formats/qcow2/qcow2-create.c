@@ -35,6 +35,11 @@ static int option_error(struct cow_image *img, struct cow_err *err, const char *
 	return cow_err_set(err, -EINVAL, "%s: %s", img->path, what);
 }
 
+static bool can_hold(const struct qcow2 *q, uint64_t size)
+{
+	return size <= QCOW2_HOST_MAX && qcow2_l1_needed(q, size) <= QCOW2_L1_BYTES_MAX / 8;
+}
+
 static int create_features(struct cow_image *img, const struct cow_args *args, struct qcow2 *q,
 			   struct cow_err *err)
 {
@@ -83,7 +88,7 @@ static int create_geometry(struct cow_image *img, const struct cow_create *c, st
 	if ((q->incompat & QCOW2_INCOMPAT_EXTL2) && q->cluster_bits < QCOW2_EXTL2_BITS_MIN)
 		return option_error(img, err, "extended_l2 needs clusters of 16K or more");
 	qcow2_derive(q);
-	if (c->size > QCOW2_HOST_MAX || qcow2_l1_needed(q, c->size) > QCOW2_L1_BYTES_MAX / 8)
+	if (!can_hold(q, c->size))
 		return cow_err_set(err, -EFBIG, "%s: %llu bytes are more than clusters of this size can "
 				   "hold", img->path, (unsigned long long)c->size);
 	q->size = cow_round_up(c->size, SIZE_UNIT);
@@ -135,7 +140,7 @@ static int write_refcounts(struct cow_image *img, const struct qcow2 *q, const s
 		for (uint64_t k = 0; k < n; k++)
 			qcow2_ref_set(block, k, q->refcount_order, 1);
 		rc = cow_img_pwrite(img, 0, block, q->cluster, off);
-		put_be64(entry, off);
+		cow_put_be64(entry, off);
 		if (rc == 0)
 			rc = cow_img_pwrite(img, 0, entry, sizeof(entry), q->reftable_off + i * 8);
 	}
@@ -223,17 +228,17 @@ static int clear_tail(struct cow_image *img)
 	if (from == 0)
 		return 0;
 	rc = cow_img_pread(img, 0, e, sizeof(e), q->l1_off + (last >> q->l2_bits) * 8);
-	l2 = get_be64(e) & QCOW2_OFFSET_MASK;
+	l2 = cow_get_be64(e) & QCOW2_OFFSET_MASK;
 	if (rc || l2 == 0)
 		return rc;
 	if (!qcow2_host_ok(q, l2))
 		return -EIO;
 	rc = cow_img_pread(img, 0, e, sizeof(e),
 			   l2 + (last & ((1ULL << q->l2_bits) - 1)) * q->entry_bytes);
-	host = get_be64(e) & QCOW2_OFFSET_MASK;
-	if (rc || (get_be64(e) & QCOW2_COMPRESSED) || host == 0)
+	host = cow_get_be64(e) & QCOW2_OFFSET_MASK;
+	if (rc || (cow_get_be64(e) & QCOW2_COMPRESSED) || host == 0)
 		return rc;
-	if (!(get_be64(e) & QCOW2_COPIED) || qcow2_set_has(&q->w.meta, host >> q->cluster_bits))
+	if (!(cow_get_be64(e) & QCOW2_COPIED) || qcow2_set_has(&q->w.meta, host >> q->cluster_bits))
 		return -EIO;
 	rc = cow_img_punch(img, 0, host + from, q->cluster - from);
 	return rc ? rc : cow_img_sync(img, 0);
@@ -272,7 +277,7 @@ int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
 	if (q->nb_snapshots)
 		return cow_err_set(err, -EOPNOTSUPP, "%s: has internal snapshots, and cannot be resized",
 				   img->path);
-	if (size > QCOW2_HOST_MAX || qcow2_l1_needed(q, size) > QCOW2_L1_BYTES_MAX / 8)
+	if (!can_hold(q, size))
 		return cow_err_set(err, -EFBIG, "%s: %llu bytes are more than its clusters can hold",
 				   img->path, (unsigned long long)size);
 	size = cow_round_up(size, SIZE_UNIT);

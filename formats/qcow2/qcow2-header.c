@@ -37,27 +37,27 @@ static void decode(struct header *h)
 	const uint8_t *p = h->raw;
 	struct qcow2 *q = h->q;
 
-	q->version = get_be32(p + QCOW2_H_VERSION);
-	q->cluster_bits = get_be32(p + QCOW2_H_CLUSTER_BITS);
-	q->size = get_be64(p + QCOW2_H_SIZE);
-	h->crypt = get_be32(p + QCOW2_H_CRYPT);
-	q->backing_off = get_be64(p + QCOW2_H_BACKING_OFF);
-	h->backing_len = get_be32(p + QCOW2_H_BACKING_LEN);
-	q->l1_size = get_be32(p + QCOW2_H_L1_SIZE);
-	q->l1_off = get_be64(p + QCOW2_H_L1_OFF);
-	q->reftable_off = get_be64(p + QCOW2_H_REFTABLE_OFF);
-	q->reftable_clusters = get_be32(p + QCOW2_H_REFTABLE_CLS);
-	q->nb_snapshots = get_be32(p + QCOW2_H_NB_SNAPSHOTS);
-	q->snapshots_off = get_be64(p + QCOW2_H_SNAPSHOTS_OFF);
+	q->version = cow_get_be32(p + QCOW2_H_VERSION);
+	q->cluster_bits = cow_get_be32(p + QCOW2_H_CLUSTER_BITS);
+	q->size = cow_get_be64(p + QCOW2_H_SIZE);
+	h->crypt = cow_get_be32(p + QCOW2_H_CRYPT);
+	q->backing_off = cow_get_be64(p + QCOW2_H_BACKING_OFF);
+	h->backing_len = cow_get_be32(p + QCOW2_H_BACKING_LEN);
+	q->l1_size = cow_get_be32(p + QCOW2_H_L1_SIZE);
+	q->l1_off = cow_get_be64(p + QCOW2_H_L1_OFF);
+	q->reftable_off = cow_get_be64(p + QCOW2_H_REFTABLE_OFF);
+	q->reftable_clusters = cow_get_be32(p + QCOW2_H_REFTABLE_CLS);
+	q->nb_snapshots = cow_get_be32(p + QCOW2_H_NB_SNAPSHOTS);
+	q->snapshots_off = cow_get_be64(p + QCOW2_H_SNAPSHOTS_OFF);
 	q->refcount_order = 4;
 	q->header_length = QCOW2_H_V2_BYTES;
 	if (q->version < 3)
 		return;
-	q->incompat = get_be64(p + QCOW2_H_INCOMPAT);
-	q->compat = get_be64(p + QCOW2_H_COMPAT);
-	q->autoclear = get_be64(p + QCOW2_H_AUTOCLEAR);
-	q->refcount_order = get_be32(p + QCOW2_H_REFCOUNT_ORDER);
-	q->header_length = get_be32(p + QCOW2_H_LENGTH);
+	q->incompat = cow_get_be64(p + QCOW2_H_INCOMPAT);
+	q->compat = cow_get_be64(p + QCOW2_H_COMPAT);
+	q->autoclear = cow_get_be64(p + QCOW2_H_AUTOCLEAR);
+	q->refcount_order = cow_get_be32(p + QCOW2_H_REFCOUNT_ORDER);
+	q->header_length = cow_get_be32(p + QCOW2_H_LENGTH);
 	if (q->header_length > QCOW2_H_COMPRESSION)
 		q->compression = p[QCOW2_H_COMPRESSION];
 }
@@ -193,9 +193,9 @@ static int take_bitmaps(struct header *h, const uint8_t *data, uint32_t len, str
 		bad = "bitmaps extension is doubled or has a wrong length";
 	h->bitmaps_ext = true;
 	if (!bad) {
-		q->nb_bitmaps = get_be32(data);
-		q->bitmapdir_bytes = get_be64(data + 8);
-		q->bitmapdir_off = get_be64(data + 16);
+		q->nb_bitmaps = cow_get_be32(data);
+		q->bitmapdir_bytes = cow_get_be64(data + 8);
+		q->bitmapdir_off = cow_get_be64(data + 16);
 		if (q->nb_bitmaps == 0 || q->nb_bitmaps > QCOW2_BITMAPS_MAX)
 			bad = "number of bitmaps is not between 1 and 65535";
 		else if (q->bitmapdir_bytes == 0 || q->bitmapdir_bytes > QCOW2_BITMAPDIR_MAX ||
@@ -238,7 +238,7 @@ static int take_extension(struct header *h, uint32_t type, const uint8_t *data, 
 	case QCOW2_EXT_SESSION:
 		if (len == 8) {
 			h->q->session_off = (uint64_t)(data - h->area);
-			h->q->session = get_be64(data);
+			h->q->session = cow_get_be64(data);
 		}
 		return 0;
 	case QCOW2_EXT_BITMAPS:
@@ -253,7 +253,7 @@ static int walk_extensions(struct header *h, struct cow_err *err)
 	uint64_t at = h->q->header_length, end = h->area_bytes;
 
 	while (at + 8 <= end) {
-		uint32_t type = get_be32(h->area + at), len = get_be32(h->area + at + 4);
+		uint32_t type = cow_get_be32(h->area + at), len = cow_get_be32(h->area + at + 4);
 		int rc;
 
 		if (type == QCOW2_EXT_END) {
@@ -324,7 +324,7 @@ int qcow2_header_read(struct cow_image *img, struct qcow2 *q, struct cow_err *er
 	if (rc)
 		return cow_err_sys(err, rc, "%s", img->path);
 	memset(q, 0, sizeof(*q));
-	if (get_be32(h.raw) != QCOW2_MAGIC)
+	if (cow_get_be32(h.raw) != QCOW2_MAGIC)
 		return cow_err_set(err, -EINVAL, "%s: is not a qcow2 image", img->path);
 	decode(&h);
 	if (q->version != 2 && q->version != 3)
@@ -337,18 +337,18 @@ int qcow2_header_read(struct cow_image *img, struct qcow2 *q, struct cow_err *er
 
 static void encode(const struct qcow2 *q, uint8_t *p)
 {
-	put_be64(p + QCOW2_H_SIZE, q->size);
-	put_be32(p + QCOW2_H_L1_SIZE, q->l1_size);
-	put_be64(p + QCOW2_H_L1_OFF, q->l1_off);
-	put_be64(p + QCOW2_H_REFTABLE_OFF, q->reftable_off);
-	put_be32(p + QCOW2_H_REFTABLE_CLS, q->reftable_clusters);
-	put_be32(p + QCOW2_H_NB_SNAPSHOTS, q->nb_snapshots);
-	put_be64(p + QCOW2_H_SNAPSHOTS_OFF, q->snapshots_off);
+	cow_put_be64(p + QCOW2_H_SIZE, q->size);
+	cow_put_be32(p + QCOW2_H_L1_SIZE, q->l1_size);
+	cow_put_be64(p + QCOW2_H_L1_OFF, q->l1_off);
+	cow_put_be64(p + QCOW2_H_REFTABLE_OFF, q->reftable_off);
+	cow_put_be32(p + QCOW2_H_REFTABLE_CLS, q->reftable_clusters);
+	cow_put_be32(p + QCOW2_H_NB_SNAPSHOTS, q->nb_snapshots);
+	cow_put_be64(p + QCOW2_H_SNAPSHOTS_OFF, q->snapshots_off);
 	if (q->version < 3)
 		return;
-	put_be64(p + QCOW2_H_INCOMPAT, q->incompat);
-	put_be64(p + QCOW2_H_COMPAT, q->compat);
-	put_be64(p + QCOW2_H_AUTOCLEAR, q->autoclear);
+	cow_put_be64(p + QCOW2_H_INCOMPAT, q->incompat);
+	cow_put_be64(p + QCOW2_H_COMPAT, q->compat);
+	cow_put_be64(p + QCOW2_H_AUTOCLEAR, q->autoclear);
 }
 
 int qcow2_header_update(struct cow_image *img, const struct qcow2 *q)
@@ -374,7 +374,7 @@ int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t 
 {
 	uint8_t p[8];
 
-	put_be64(p, session);
+	cow_put_be64(p, session);
 	return cow_img_pwrite(img, 0, p, sizeof(p), q->session_off);
 }
 
@@ -399,7 +399,7 @@ static bool put_format(const struct qcow2 *q, uint8_t *sector, const char *forma
 		return true;
 	if (q->format_off == 0 || len > room || q->format_off + 8 + room > 512)
 		return false;
-	put_be32(sector + q->format_off + 4, (uint32_t)len);
+	cow_put_be32(sector + q->format_off + 4, (uint32_t)len);
 	memset(sector + q->format_off + 8, 0, room);
 	memcpy(sector + q->format_off + 8, format, len);
 	/* A shorter name that needs fewer bytes would move what follows. */
@@ -422,8 +422,8 @@ int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing
 	rc = cow_img_pwrite(img, 0, backing->path, len, at);
 	if (rc == 0)
 		rc = cow_img_sync(img, 0);
-	put_be64(sector + QCOW2_H_BACKING_OFF, at);
-	put_be32(sector + QCOW2_H_BACKING_LEN, (uint32_t)len);
+	cow_put_be64(sector + QCOW2_H_BACKING_OFF, at);
+	cow_put_be32(sector + QCOW2_H_BACKING_LEN, (uint32_t)len);
 	if (rc == 0)
 		rc = cow_img_pwrite(img, 0, sector, sizeof(sector), 0);
 	if (rc == 0)
@@ -452,8 +452,8 @@ static uint64_t put_extension(uint8_t *p, uint64_t at, uint64_t end, uint32_t ty
 {
 	if (at == 0 || at + 8 + cow_round_up(len, 8) > end)
 		return 0;
-	put_be32(p + at, type);
-	put_be32(p + at + 4, len);
+	cow_put_be32(p + at, type);
+	cow_put_be32(p + at + 4, len);
 	memcpy(p + at + 8, data, len);
 	return at + 8 + cow_round_up(len, 8);
 }
@@ -465,13 +465,13 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 	uint64_t at = q->header_length;
 
 	memset(p, 0, q->cluster);
-	put_be32(p + QCOW2_H_MAGIC, QCOW2_MAGIC);
-	put_be32(p + QCOW2_H_VERSION, q->version);
-	put_be32(p + QCOW2_H_CLUSTER_BITS, q->cluster_bits);
+	cow_put_be32(p + QCOW2_H_MAGIC, QCOW2_MAGIC);
+	cow_put_be32(p + QCOW2_H_VERSION, q->version);
+	cow_put_be32(p + QCOW2_H_CLUSTER_BITS, q->cluster_bits);
 	encode(q, p);
 	if (q->version >= 3) {
-		put_be32(p + QCOW2_H_REFCOUNT_ORDER, q->refcount_order);
-		put_be32(p + QCOW2_H_LENGTH, q->header_length);
+		cow_put_be32(p + QCOW2_H_REFCOUNT_ORDER, q->refcount_order);
+		cow_put_be32(p + QCOW2_H_LENGTH, q->header_length);
 		p[QCOW2_H_COMPRESSION] = q->compression;
 		for (size_t i = 0; i < COW_ARRAY_SIZE(feature_names); i++) {
 			uint8_t *e = names + i * QCOW2_FEATURE_BYTES;
@@ -493,8 +493,8 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 		return -ENAMETOOLONG;
 	if (path) {
 		memcpy(p + at, q->backing.path, path);
-		put_be64(p + QCOW2_H_BACKING_OFF, at);
-		put_be32(p + QCOW2_H_BACKING_LEN, (uint32_t)path);
+		cow_put_be64(p + QCOW2_H_BACKING_OFF, at);
+		cow_put_be32(p + QCOW2_H_BACKING_LEN, (uint32_t)path);
 	}
 	return 0;
 }

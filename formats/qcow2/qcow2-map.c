@@ -37,12 +37,12 @@ struct span {
 
 static uint64_t entry_at(const struct span *s, unsigned i)
 {
-	return get_be64(s->data + (size_t)i * s->q->entry_bytes);
+	return cow_get_be64(s->data + (size_t)i * s->q->entry_bytes);
 }
 
 static uint64_t bitmap_at(const struct span *s, unsigned i)
 {
-	return get_be64(s->data + (size_t)i * s->q->entry_bytes + 8);
+	return cow_get_be64(s->data + (size_t)i * s->q->entry_bytes + 8);
 }
 
 /* Is the offset of an entry possible? */
@@ -108,7 +108,7 @@ static int get_span(struct cow_image *img, uint64_t virt, struct span *s)
 	if (rc)
 		return rc;
 	s->l1_entry = (const uint8_t *)cow_meta_data(s->l1) + l1_at % COW_META_BLOCK;
-	l2_off = get_be64(s->l1_entry) & QCOW2_OFFSET_MASK;
+	l2_off = cow_get_be64(s->l1_entry) & QCOW2_OFFSET_MASK;
 	if (l2_off == 0)
 		return 0;
 	if (!qcow2_host_ok(q, l2_off))
@@ -141,7 +141,7 @@ static void read_no_table(struct cow_image *img, const struct span *s, const str
 	uint64_t end = virt + unit, last = cow_min(qu->virt + qu->len, img->size);
 	const uint8_t *block = cow_meta_data(s->l1), *e = s->l1_entry + 8;
 
-	while (end < last && e < block + COW_META_BLOCK && !(get_be64(e) & QCOW2_OFFSET_MASK)) {
+	while (end < last && e < block + COW_META_BLOCK && !(cow_get_be64(e) & QCOW2_OFFSET_MASK)) {
 		end += unit;
 		e += 8;
 	}
@@ -317,7 +317,7 @@ static int check_in_place(struct cow_image *img, const struct span *s, struct gr
 			return rc;
 		q->incompat |= QCOW2_INCOMPAT_CORRUPT;
 		p = cow_meta_data(blk);
-		put_be64(p + QCOW2_H_INCOMPAT, q->incompat);
+		cow_put_be64(p + QCOW2_H_INCOMPAT, q->incompat);
 		cow_meta_dirty(blk, COW_META_HEADER);
 	}
 	q->corrupt_found = true;
@@ -354,7 +354,7 @@ static int map_table(struct cow_image *img, const struct span *s, const struct c
 		.kind = COW_DATA, .flags = COW_EXT_NEW | COW_EXT_TABLE,
 	};
 	ret->src.kind = s->l2 ? COW_DATA : COW_HOLE;
-	ret->src.phys = get_be64(s->l1_entry) & QCOW2_OFFSET_MASK;
+	ret->src.phys = cow_get_be64(s->l1_entry) & QCOW2_OFFSET_MASK;
 	ret->src.virt = (uint64_t)(s->l1_entry - (const uint8_t *)cow_meta_data(s->l1));
 	ret->cookie = cookie(s->l1, QCOW2_COOKIE_L2);
 	return 0;
@@ -442,7 +442,7 @@ static int map_write(struct cow_image *img, const struct span *s, const struct c
 	struct group g;
 	int rc;
 
-	if (!s->l2 || !(get_be64(s->l1_entry) & QCOW2_COPIED))
+	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
 		return map_table(img, s, qu, ret);
 	rc = get_group(img, s, qu, &g);
 	if (rc)
@@ -487,7 +487,7 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 			 ret);
 		return 0;
 	}
-	if (!s->l2 || !(get_be64(s->l1_entry) & QCOW2_COPIED))
+	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
 		return map_table(img, s, qu, ret);
 	rc = get_group(img, s, qu, &g);
 	if (rc)
@@ -552,9 +552,9 @@ static void put_entry(const struct span *s, unsigned i, uint64_t entry, uint64_t
 {
 	uint8_t *p = s->data + (size_t)i * s->q->entry_bytes;
 
-	put_be64(p, entry);
+	cow_put_be64(p, entry);
 	if (s->q->extl2)
-		put_be64(p + 8, bitmap);
+		cow_put_be64(p + 8, bitmap);
 }
 
 /* Entry @i now has what the answer wrote: [@from, @to) of its cluster, at @host. */
@@ -631,14 +631,14 @@ static void commit_table(struct cow_image *img, const struct cow_map *map, int i
 	struct qcow2 *q = img->priv;
 	struct cow_mblk *l1 = (struct cow_mblk *)(uintptr_t)(map->cookie & ~(uint64_t)QCOW2_COOKIE_MASK);
 	uint8_t *p = (uint8_t *)cow_meta_data(l1) + map->src.virt;
-	uint64_t old = get_be64(p), cluster = map->dst.phys >> q->cluster_bits;
+	uint64_t old = cow_get_be64(p), cluster = map->dst.phys >> q->cluster_bits;
 
 	q->w.tables_pending--;
 	if (io || ((old & QCOW2_COPIED) && (old & QCOW2_OFFSET_MASK))) {
 		qcow2_give_back(q, cluster, 1);
 		return;
 	}
-	put_be64(p, map->dst.phys | QCOW2_COPIED);
+	cow_put_be64(p, map->dst.phys | QCOW2_COPIED);
 	cow_meta_dirty(l1, COW_META_TABLE);
 	qcow2_set_add(&q->w.meta, cluster);
 	if (old & QCOW2_OFFSET_MASK)

@@ -29,11 +29,11 @@ uint64_t qcow2_ref_get(const void *block, uint64_t index, unsigned order)
 	case 3:
 		return p[index];
 	case 4:
-		return get_be16(p + index * 2);
+		return cow_get_be16(p + index * 2);
 	case 5:
-		return get_be32(p + index * 4);
+		return cow_get_be32(p + index * 4);
 	case 6:
-		return get_be64(p + index * 8);
+		return cow_get_be64(p + index * 8);
 	default:	/* the first entry has the lowest bits */
 		return p[index << order >> 3] >> (index << order & 7) & ((1u << (1u << order)) - 1);
 	}
@@ -49,13 +49,13 @@ void qcow2_ref_set(void *block, uint64_t index, unsigned order, uint64_t value)
 		p[index] = (uint8_t)value;
 		return;
 	case 4:
-		put_be16(p + index * 2, (uint16_t)value);
+		cow_put_be16(p + index * 2, (uint16_t)value);
 		return;
 	case 5:
-		put_be32(p + index * 4, (uint32_t)value);
+		cow_put_be32(p + index * 4, (uint32_t)value);
 		return;
 	case 6:
-		put_be64(p + index * 8, value);
+		cow_put_be64(p + index * 8, value);
 		return;
 	default:
 		shift = (unsigned)(index << order & 7);
@@ -331,7 +331,7 @@ static int scan_refblock(struct loading *l, const uint8_t *block, uint64_t first
 	int rc = 0;
 
 	for (uint64_t i = 0; i < n && rc == 0; i += per_word) {
-		if (get_be64(block + (i << q->refcount_order >> 3)) == 0) {
+		if (cow_get_be64(block + (i << q->refcount_order >> 3)) == 0) {
 			rc = note_free(l, first + i, per_word, run);
 			continue;
 		}
@@ -456,7 +456,7 @@ void qcow2_refblock_commit(struct cow_image *img, const struct cow_map *map, int
 		return;		/* its refcount is still 0: it is free, and found again later */
 	qcow2_ref_set(cow_meta_data(refs), cluster % in_block, q->refcount_order, 1);
 	cow_meta_dirty(refs, COW_META_REFCOUNT);
-	put_be64((uint8_t *)cow_meta_data(table) + map->src.virt, map->dst.phys);
+	cow_put_be64((uint8_t *)cow_meta_data(table) + map->src.virt, map->dst.phys);
 	cow_meta_dirty(table, COW_META_REFCOUNT);
 	q->w.reftable[cluster / per] = map->dst.phys;
 	if (!q->w.new_refblocks || cluster / per < q->w.new_from)
@@ -699,7 +699,7 @@ static int add_refblock_sync(struct cow_image *img, uint64_t index)
 		rc = cow_img_pwrite(img, 0, block, q->cluster, off);
 	if (rc == 0)
 		rc = cow_img_sync(img, 0);
-	put_be64(entry, off);
+	cow_put_be64(entry, off);
 	if (rc == 0)
 		rc = cow_img_pwrite(img, 0, entry, sizeof(entry), q->reftable_off + index * 8);
 	if (rc == 0)
@@ -767,7 +767,7 @@ int qcow2_reftable_fit(struct cow_image *img, uint64_t size)
 	if (!table)
 		return rc ? rc : -ENOMEM;
 	for (uint64_t i = 0; i < w->reftable_n; i++)
-		put_be64(&table[i], w->reftable[i]);
+		cow_put_be64(&table[i], w->reftable[i]);
 	rc = cow_img_pwrite(img, 0, table, bytes, cluster << q->cluster_bits);
 	if (rc == 0)
 		rc = cow_img_sync(img, 0);

@@ -42,24 +42,25 @@ static const char *bad_snapshot(struct walk *w, struct qcow2_snap *s)
 static const char *next_entry(struct walk *w, struct qcow2_snap *s)
 {
 	const uint8_t *p = w->buf;
-	uint32_t extra = get_be32(p + QCOW2_SNAP_EXTRA_LEN);
-	size_t id = get_be16(p + QCOW2_SNAP_ID_LEN), name = get_be16(p + QCOW2_SNAP_NAME_LEN);
+	uint32_t extra = cow_get_be32(p + QCOW2_SNAP_EXTRA_LEN);
+	size_t id = cow_get_be16(p + QCOW2_SNAP_ID_LEN);
+	size_t name = cow_get_be16(p + QCOW2_SNAP_NAME_LEN);
 
 	if (extra > QCOW2_SNAP_EXTRA_MAX)
 		return "has extra data of more than 1024 bytes";
 	if (w->q->version >= 3 && extra < 16)
 		return "lacks its virtual size";
 	*s = (struct qcow2_snap){
-		.l1_off = get_be64(p + QCOW2_SNAP_L1_OFF),
-		.l1_size = get_be32(p + QCOW2_SNAP_L1_SIZE),
-		.date_sec = get_be32(p + QCOW2_SNAP_DATE),
-		.vmstate_size = get_be32(p + QCOW2_SNAP_VMSTATE),
+		.l1_off = cow_get_be64(p + QCOW2_SNAP_L1_OFF),
+		.l1_size = cow_get_be32(p + QCOW2_SNAP_L1_SIZE),
+		.date_sec = cow_get_be32(p + QCOW2_SNAP_DATE),
+		.vmstate_size = cow_get_be32(p + QCOW2_SNAP_VMSTATE),
 		.disk_size = w->q->size,
 	};
 	if (extra >= 8)
-		s->vmstate_size = get_be64(p + QCOW2_SNAP_BYTES);
+		s->vmstate_size = cow_get_be64(p + QCOW2_SNAP_BYTES);
 	if (extra >= 16)
-		s->disk_size = get_be64(p + QCOW2_SNAP_BYTES + QCOW2_SNAP_EXTRA_SIZE);
+		s->disk_size = cow_get_be64(p + QCOW2_SNAP_BYTES + QCOW2_SNAP_EXTRA_SIZE);
 	p += QCOW2_SNAP_BYTES + extra;
 	copy_text(s->id, sizeof(s->id), p, id);
 	copy_text(s->name, sizeof(s->name), p + id, name);

@@ -25,9 +25,9 @@ static int qcow2_probe(const uint8_t *head, size_t len, uint64_t file_size)
 	uint32_t version;
 
 	(void)file_size;
-	if (len < 8 || get_be32(head) != QCOW2_MAGIC)
+	if (len < 8 || cow_get_be32(head) != QCOW2_MAGIC)
 		return 0;
-	version = get_be32(head + QCOW2_H_VERSION);
+	version = cow_get_be32(head + QCOW2_H_VERSION);
 	return version == 2 || version == 3 ? 100 : 0;
 }
 

@@ -26,19 +26,7 @@ static const char *const options[] = {
 
 static struct cow_chain *open_it(struct cow_sim *sim, uint32_t flags)
 {
-	struct cow_chain_cfg cfg = {
-		.format = "qcow2", .path = IMG, .flags = flags, .no_backing = true,
-		.cache_bytes = COW_KIB(256), .io = &cow_io_sim_ops, .io_arg = sim,
-	};
-	struct cow_err err = { 0 };
-	struct cow_chain *c = NULL;
-	int rc = cow_chain_open(&cfg, &c, &err);
-
-	if (rc == 0)
-		return c;
-	FUZZ_CHECK(rc < 0 && err.code == rc && err.msg[0]);
-	FUZZ_CHECK(cow_sim_open_files(sim) == 0);
-	return NULL;
+	return fuzz_open_as(sim, "qcow2", IMG, flags, true);
 }
 
 static void cook(struct cow_sim *sim, struct fuzz_in *in)
@@ -74,7 +62,7 @@ static void patch(struct cow_sim *sim, struct fuzz_in *in)
 		uint64_t l1, off;
 
 		FUZZ_CHECK(cow_sim_read(sim, IMG, head, sizeof(head), 0) == 0);
-		l1 = get_be64(head + QCOW2_H_L1_OFF);
+		l1 = cow_get_be64(head + QCOW2_H_L1_OFF);
 		FUZZ_CHECK(cow_sim_read(sim, IMG, b, sizeof(b), l1) == 0);
 		switch (how % 6) {
 		case 0:
@@ -84,15 +72,15 @@ static void patch(struct cow_sim *sim, struct fuzz_in *in)
 			off = l1 + where % 8 * 8;
 			break;
 		case 2:
-			off = (get_be64(b) & QCOW2_OFFSET_MASK) + where * 8;
+			off = (cow_get_be64(b) & QCOW2_OFFSET_MASK) + where * 8;
 			break;
 		case 3:
-			off = get_be64(head + QCOW2_H_REFTABLE_OFF) + where % 8 * 8;
+			off = cow_get_be64(head + QCOW2_H_REFTABLE_OFF) + where % 8 * 8;
 			break;
 		default:
-			off = get_be64(head + QCOW2_H_REFTABLE_OFF) + (how % 6 - 3) * 4096 + where * 2;
+			off = cow_get_be64(head + QCOW2_H_REFTABLE_OFF) + (how % 6 - 3) * 4096 + where * 2;
 		}
-		put_be64(b, value);
+		cow_put_be64(b, value);
 		if (off < cow_sim_size(sim, IMG))
 			FUZZ_CHECK(cow_sim_write(sim, IMG, b, how & 64 ? 2 : how & 128 ? 4 : 8, off) == 0);
 	}
@@ -109,7 +97,7 @@ static void make_image(struct cow_sim *sim, struct fuzz_in *in)
 		return;
 	}
 	len = fuzz_bytes(in, buf, fuzz_num(in, 2));
-	put_be32(buf, QCOW2_MAGIC);
+	cow_put_be32(buf, QCOW2_MAGIC);
 	FUZZ_CHECK(cow_sim_add(sim, IMG, 0, false) == 0);
 	FUZZ_CHECK(cow_sim_write(sim, IMG, buf, cow_max(len, 4), 0) == 0);
 }
@@ -119,8 +107,8 @@ static bool small_enough(struct cow_sim *sim, struct cow_chain *c)
 	uint8_t head[QCOW2_H_BYTES];
 
 	FUZZ_CHECK(cow_sim_read(sim, IMG, head, sizeof(head), 0) == 0);
-	return cow_chain_size(c) <= SIZE_MAX_LOOK && get_be32(head + QCOW2_H_L1_SIZE) <= L1_MAX_LOOK &&
-	       get_be32(head + QCOW2_H_NB_SNAPSHOTS) < 16;
+	return cow_chain_size(c) <= SIZE_MAX_LOOK && cow_get_be32(head + QCOW2_H_L1_SIZE) <= L1_MAX_LOOK &&
+	       cow_get_be32(head + QCOW2_H_NB_SNAPSHOTS) < 16;
 }
 
 static void ops(struct cow_chain *c, struct fuzz_in *in, bool write)

@@ -182,10 +182,11 @@ struct cow_sim *fuzz_machine(struct fuzz_in *in)
 	return sim;
 }
 
-struct cow_chain *fuzz_open(struct cow_sim *sim, uint32_t flags, bool no_backing)
+struct cow_chain *fuzz_open_as(struct cow_sim *sim, const char *format, const char *path,
+			       uint32_t flags, bool no_backing)
 {
 	struct cow_chain_cfg cfg = {
-		.format = "dscow", .path = FUZZ_IMAGE, .flags = flags, .no_backing = no_backing,
+		.format = format, .path = path, .flags = flags, .no_backing = no_backing,
 		.cache_bytes = COW_KIB(256), .io = &cow_io_sim_ops, .io_arg = sim,
 	};
 	struct cow_err err = { 0 };
@@ -197,4 +198,9 @@ struct cow_chain *fuzz_open(struct cow_sim *sim, uint32_t flags, bool no_backing
 	FUZZ_CHECK(rc < 0 && err.code == rc && err.msg[0]);
 	FUZZ_CHECK(cow_sim_open_files(sim) == 0);
 	return NULL;
+}
+
+struct cow_chain *fuzz_open(struct cow_sim *sim, uint32_t flags, bool no_backing)
+{
+	return fuzz_open_as(sim, "dscow", FUZZ_IMAGE, flags, no_backing);
 }

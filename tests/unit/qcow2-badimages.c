@@ -36,7 +36,7 @@ static void put(uint64_t off, unsigned bytes, uint64_t value)
 {
 	uint8_t b[8];
 
-	put_be64(b, value);
+	cow_put_be64(b, value);
 	CHECK_EQ(cow_sim_write(sim, IMG, b + 8 - bytes, bytes, off), 0);
 }
 
@@ -45,7 +45,7 @@ static uint64_t get(uint64_t off, unsigned bytes)
 	uint8_t b[8] = { 0 };
 
 	CHECK_EQ(cow_sim_read(sim, IMG, b + 8 - bytes, bytes, off), 0);
-	return get_be64(b);
+	return cow_get_be64(b);
 }
 
 static struct cow_chain *open_it(uint32_t flags, const char *snapshot, struct cow_err *err)

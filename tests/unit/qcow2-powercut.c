@@ -60,6 +60,12 @@ static void must_open(struct rig *r)
 		FAIL("open: %s", err.msg);
 }
 
+static void must_close(struct rig *r)
+{
+	CHECK_EQ(cow_chain_close(r->c), 0);
+	r->c = NULL;
+}
+
 static void init(struct rig *r, const struct shape *s, uint64_t seed)
 {
 	const struct cow_format *fmt;
@@ -108,6 +114,16 @@ static void random_op(struct rig *r, struct rig_op *op)
 		*op = (struct rig_op){ .kind = RIG_RESIZE,
 				       .len = model_size(r->m) + 512 +
 					      512 * rig_rand(r, (r->cfg.cap - model_size(r->m)) / 512) };
+}
+
+static void work(struct rig *r, unsigned ops)
+{
+	for (unsigned i = 0; i < ops; i++) {
+		struct rig_op op;
+
+		random_op(r, &op);
+		rig_must(r, &op);
+	}
 }
 
 static void finding(struct cow_report *rep, const char *sentence)
@@ -175,14 +191,8 @@ static void power_cuts(const struct shape *s)
 	must_open(&r);
 	for (uint64_t off = 0; off < s->fill; off += RIG_MAX)
 		rig_must(&r, &(struct rig_op){ .kind = RIG_WRITE, .off = off, .len = RIG_MAX });
-	for (unsigned i = 0; i < ops; i++) {
-		struct rig_op op;
-
-		random_op(&r, &op);
-		rig_must(&r, &op);
-	}
-	CHECK_EQ(cow_chain_close(r.c), 0);
-	r.c = NULL;
+	work(&r, ops);
+	must_close(&r);
 	n = cow_sim_log_len(r.sim, RIG_OVER);
 	step = rig_full() ? 1 : cow_max(n / 25, 1);
 	for (size_t pos = 0; pos <= n; pos += step) {
@@ -214,14 +224,8 @@ TEST(no_leaks_after_close)
 		init(&r, &shapes[i], test_rand());
 		for (unsigned k = 0; k < 6; k++) {
 			must_open(&r);
-			for (unsigned n = 0; n < 12; n++) {
-				struct rig_op op;
-
-				random_op(&r, &op);
-				rig_must(&r, &op);
-			}
-			CHECK_EQ(cow_chain_close(r.c), 0);
-			r.c = NULL;
+			work(&r, 12);
+			must_close(&r);
 		}
 		CHECK_EQ(open_image(&r, RIG_OVER, 0, &r.c, &err), 0);
 		CHECK_EQ(cow_chain_check(r.c, &rep, 0, &err), 0);
@@ -322,7 +326,7 @@ static uint64_t field(struct rig *r, uint64_t off)
 	uint8_t b[8];
 
 	CHECK_EQ(cow_sim_read(r->sim, RIG_OVER, b, sizeof(b), off), 0);
-	return get_be64(b);
+	return cow_get_be64(b);
 }
 
 /* Refcounts too low, too high and missing altogether. */
@@ -352,19 +356,13 @@ static void cut_repair(const struct shape *s)
 
 	init(&r, s, test_rand());
 	must_open(&r);
-	for (unsigned i = 0; i < 40; i++) {
-		struct rig_op op;
-
-		random_op(&r, &op);
-		rig_must(&r, &op);
-	}
+	work(&r, 40);
 	CHECK_EQ(cow_chain_close(r.c), 0);
 	damage(&r);
 	cow_sim_log_start(r.sim, RIG_OVER);
 	CHECK_EQ(open_image(&r, RIG_OVER, COW_OPEN_WRITE | COW_OPEN_CHECK, &r.c, &err), 0);
 	CHECK_EQ(cow_chain_check(r.c, &rep, COW_CHECK_REPAIR, &err), 0);
-	CHECK_EQ(cow_chain_close(r.c), 0);
-	r.c = NULL;
+	must_close(&r);
 	CHECK(rep.repaired > 0);
 	for (size_t pos = 0; pos <= cow_sim_log_len(r.sim, RIG_OVER); pos++) {
 		CHECK_EQ(cow_sim_crash(r.sim, RIG_OVER, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX),
@@ -372,8 +370,7 @@ static void cut_repair(const struct shape *s)
 		CHECK_EQ(open_image(&r, CRASH, COW_OPEN_WRITE | COW_OPEN_CHECK, &r.c, &err), 0);
 		rep = (struct cow_report){ 0 };
 		CHECK_EQ(cow_chain_check(r.c, &rep, COW_CHECK_REPAIR, &err), 0);
-		CHECK_EQ(cow_chain_close(r.c), 0);
-		r.c = NULL;
+		must_close(&r);
 		if (judge(&r, CRASH, MODEL_NOW, &err))
 			FAIL("%s: repair cut at %zu (seed %llu): %s", s->name, pos,
 			     (unsigned long long)r.cfg.seed, err.msg);
@@ -398,18 +395,12 @@ TEST(interrupted_emptying)
 
 	init(&r, s, test_rand());
 	must_open(&r);
-	for (unsigned i = 0; i < 40; i++) {
-		struct rig_op op;
-
-		random_op(&r, &op);
-		rig_must(&r, &op);
-	}
+	work(&r, 40);
 	CHECK_EQ(cow_chain_flush(r.c), 0);
 	cow_sim_log_start(r.sim, RIG_OVER);
 	if (cow_chain_commit(r.c, NULL, NULL, &err))
 		FAIL("commit: %s", err.msg);
-	CHECK_EQ(cow_chain_close(r.c), 0);
-	r.c = NULL;
+	must_close(&r);
 	for (size_t pos = 0; pos <= cow_sim_log_len(r.sim, RIG_OVER); pos++) {
 		CHECK_EQ(cow_sim_crash(r.sim, RIG_OVER, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX),
 				       r.sim, CRASH), 0);
@@ -421,8 +412,7 @@ TEST(interrupted_emptying)
 				FAIL("emptying cut at %zu: bytes from %llu on differ", pos,
 				     (unsigned long long)at);
 		}
-		CHECK_EQ(cow_chain_close(r.c), 0);
-		r.c = NULL;
+		must_close(&r);
 	}
 	rig_free(&r);
 }
@@ -485,8 +475,7 @@ static void many_at_once(const struct shape *s)
 			CHECK_EQ(jobs[i].result, 0);
 		model_end(r.m, cow_sim_log_len(r.sim, RIG_OVER), true);
 	}
-	CHECK_EQ(cow_chain_close(r.c), 0);
-	r.c = NULL;
+	must_close(&r);
 	cow_sim_set_async(r.sim, false);
 	if (judge(&r, RIG_OVER, MODEL_NOW, &err))
 		FAIL("%s: %s", s->name, err.msg);
@@ -509,14 +498,8 @@ TEST(restartable_map)
 
 		init(&r, &shapes[i], test_rand());
 		must_open(&r);
-		for (unsigned n = 0; n < 60; n++) {
-			struct rig_op op;
-
-			random_op(&r, &op);
-			rig_must(&r, &op);
-		}
-		CHECK_EQ(cow_chain_close(r.c), 0);
-		r.c = NULL;
+		work(&r, 60);
+		must_close(&r);
 		if (judge(&r, RIG_OVER, MODEL_NOW, &err))
 			FAIL("%s: %s", shapes[i].name, err.msg);
 		rig_free(&r);
