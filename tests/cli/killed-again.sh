@@ -19,11 +19,6 @@ dscow_tool -q -c ov.dscow base.raw
 left() {	# what is known of vm
 	cowctl list --json | jq -r '.devices[] | select(.name == "vm") | .state + " " + .device'
 }
-dies_at() {	# CALL PATH
-	timeout 20 strace -f -qq -o trace -P "$2" -e trace="$1" -e inject="$1":signal=KILL \
-		cowd -f --frontend=fuse -p dscow vm ov.dscow >out 2>err || true
-	grep -q 'killed by SIGKILL' trace || fail "not killed at $1 $2: $(cat trace err)"
-}
 
 dev=$(cowd --frontend=fuse -p dscow vm ov.dscow)
 printf written | dd of="$dev" bs=512 seek=7 conv=notrunc,fsync,sync status=none
@@ -33,7 +28,7 @@ wait_for 10 '[ "$(left)" = "dead $dev" ]'
 for at in "unlink $R/vm.sock" "mkdir $R/vm" "rename $R/vm.state~"; do
 	subtest "killed at $at"
 	# shellcheck disable=SC2086
-	dies_at $at
+	killed_at $at cowd -f --frontend=fuse -p dscow vm ov.dscow
 	wait_for 10 '[ "$(left | cut -d " " -f 1)" = dead ]'
 	grep -qx 'frontend fuse' "$R/vm.state" || fail "what it left is forgotten: $(cat "$R/vm.state")"
 done

@@ -39,9 +39,7 @@ ram_of() {
 begin() {
 	dmsetup info base >/dev/null 2>&1 || slice base $size /dev/ram0
 	slice over $((size + 8)) /dev/ram1
-	payload fill -s "$seed" /dev/mapper/base
-	payload zero /dev/mapper/over
-	cowimg create -q -f dscow --overwrite -b /dev/mapper/base -F raw /dev/mapper/over
+	new_overlay
 	serve /dev/mapper/over
 	rm -f "$TMP/state"
 	load -n $ops

@@ -14,7 +14,7 @@ kills=8
 size=64
 fe=ublk
 front_ends ublk
-[ -n "${COW_IN_LAB:-}" ] || require_cmd fio strace jq
+[ -n "${COW_IN_LAB:-}" ] || require_cmd fio strace
 node_lab -m 1536 -t 1000 -e FAULT -e SEED
 seed=${SEED:-20061}
 
@@ -45,7 +45,7 @@ kill_daemon() {
 	wait_for 60 "! kill -0 $pid 2>/dev/null"
 }
 
-nothing_left() {
+no_trace() {
 	for left in /dev/ublkc* /dev/ublkb* "/dev/mapper/$node" "$COW_RUN_DIR"/* "$COW_RUN_DIR"/.ublk*; do
 		[ ! -e "$left" ] || fail "$1 left $left"
 	done
@@ -135,20 +135,18 @@ kill_daemon
 dd if="$disk" of="$TMP/waited" bs=4k count=1 iflag=direct status=none &
 waiter=$!
 for at in "unlink $COW_RUN_DIR/$node.sock" "mkdir $COW_RUN_DIR/$node" "rename $COW_RUN_DIR/$node.state~"; do
-	set -- $at
-	timeout 60 strace -f -qq -o "$TMP/trace" -P "$2" -e trace="$1" -e inject="$1":signal=KILL \
-		"$BUILD/bin/cowd" -f --frontend=ublk -p dscow "$node" "$img" >/dev/null 2>&1 || true
-	grep -q 'killed by SIGKILL' "$TMP/trace" || fail "not killed at $at: $(cat "$TMP/trace")"
+	# shellcheck disable=SC2086
+	killed_at $at cowd -f --frontend=ublk -p dscow "$node" "$img"
 done
 kill -0 $waiter || fail "it did not wait"
 serve "$img"
-is "device" "$(cowctl status "$node" --json | jq -r .block_device)" /dev/ublkb0
+is "device" "$(status block_device)" /dev/ublkb0
 wait $waiter || fail "an error for who waited"
 cmp -n 4096 "$TMP/waited" "$disk"
 
 subtest "stopped: nothing is left, the image is sound, the base untouched"
 cowctl stop "$node"
-nothing_left "an orderly end"
+no_trace "an orderly end"
 check_image "$img"
 [ "$(sha256sum <"$TMP/disks/base")" = "$sum" ] || fail "the base changed"
 
@@ -160,7 +158,7 @@ late=$(sha256sum <"$TMP/mnt/late")
 cowctl stop --force "$node"
 umount "$TMP/mnt"
 wait_for 10 '[ ! -e /dev/mapper/$node ]'
-nothing_left "a forced end"
+no_trace "a forced end"
 serve "$img"
 mount "$disk" "$TMP/mnt"
 [ "$(sha256sum <"$TMP/mnt/late")" = "$late" ] || fail "a forced end lost what was in the page cache"
@@ -214,7 +212,7 @@ for left in /dev/ublkc* /dev/ublkb* "/dev/mapper/$node"; do
 	[ ! -e "$left" ] || fail "the other front end left $left"
 done
 cowctl stop "$node"
-nothing_left "the other front end"
+no_trace "the other front end"
 
 subtest "sizes"
 serve "$img"
@@ -265,4 +263,4 @@ wait $judge || fail "$(tail -n 20 "$TMP/fio")"
 echo "$kills kills, $(cat "$TMP/fios") runs of fio"
 cowctl stop "$node"
 check_image "$img"
-nothing_left "the last of them"
+no_trace "the last of them"

@@ -10,20 +10,22 @@
 # and inside:
 #
 #	pick_front_ends        leaves in $fes those that this kernel has; skips without any
-#	serve IMAGE            starts cowd with front end $fe for the device $node, waits
+#	serve IMAGE [FORMAT]   starts cowd with front end $fe for the device $node, waits
 #	                       until it is usable; sets $disk and $pid
 #	status MEMBER          of what cowctl says of $node, as jq spells members
 #	kill_9                 kills the daemon of $node and waits until it is gone
 #	nothing_left           no node, no loop device, nothing of $node in the run directory
 #	slice NAME MIB DEVICE [MIB]    /dev/mapper/NAME: MIB of DEVICE, from there
-#	ram_overlay MIB SPARE  /dev/mapper/base, filled from $seed, and an empty overlay of it in
-#	                       /dev/mapper/over, SPARE MiB longer; on RAM disks
+#	ram_overlay MIB SPARE  /dev/mapper/base and an overlay of it in /dev/mapper/over, SPARE MiB
+#	                       longer, on RAM disks; then new_overlay
+#	new_overlay            fills base from $seed and makes over an empty overlay of it
 #	drop NAME...           removes device-mapper nodes
 #	check_image IMAGE      sound? Unused space is no damage: repaired, checked again
 #	bounded SECONDS CMD    runs CMD, whose status it returns; 124 when it lasts longer, also
 #	                       when it hangs in the kernel and cannot be killed
 . tests/lib/test.sh
 . tests/lib/lab.sh
+require_cmd jq
 
 node=lab
 fe=
@@ -70,11 +72,11 @@ pick_front_ends() {
 }
 
 serve() {
-	cowd --frontend="$fe" --log-level=warning -p dscow "$node" "$1" >"$TMP/path" 2>"$TMP/serve.err" ||
+	cowd --frontend="$fe" --log-level=warning -p "${2:-dscow}" "$node" "$1" >"$TMP/path" 2>"$TMP/serve.err" ||
 		fail "cowd: $(cat "$TMP/serve.err")"
 	disk=$(tail -n 1 "$TMP/path")
 	[ -b "$disk" ] || fail "cowd made no block device but '$disk'"
-	pid=$(cowctl status "$node" --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+	pid=$(status pid)
 }
 
 status() {
@@ -109,6 +111,10 @@ drop() {
 ram_overlay() {
 	slice base "$1" /dev/ram0
 	slice over $(($1 + $2)) /dev/ram1
+	new_overlay
+}
+
+new_overlay() {
 	payload fill -s "$seed" /dev/mapper/base
 	payload zero /dev/mapper/over
 	cowimg create -q -f dscow --overwrite -b /dev/mapper/base -F raw /dev/mapper/over

@@ -10,6 +10,8 @@
 #	expect_fail 'CMD' REGEX  CMD fails and says why in exactly one line on
 #	                         standard error that matches; sets $status, $said
 #	wait_for SECONDS 'CMD'   until CMD succeeds, or fails the test
+#	killed_at CALL PATH CMD...   CMD is killed at its first system call CALL for PATH;
+#	                         needs strace, which does not go with sanitizers
 #	mount_options DIR        as the kernel has them
 #	subtest NAME             names what the lines below show; counts it as passed
 #	                         when the next one, or the end, is reached
@@ -109,6 +111,15 @@ wait_for() {
 		[ $test_tries -gt 0 ] || fail "waited $1 s in vain for: $2"
 		sleep 0.05
 	done
+}
+
+killed_at() {
+	test_call=$1 test_path=$2
+	shift 2
+	timeout 60 strace -f -qq -o "$TMP/killed.trace" -P "$test_path" -e trace="$test_call" \
+		-e inject="$test_call":signal=KILL "$@" >"$TMP/killed.out" 2>&1 || true
+	grep -q 'killed by SIGKILL' "$TMP/killed.trace" ||
+		fail "not killed at $test_call $test_path: $(cat "$TMP/killed.trace" "$TMP/killed.out")"
 }
 
 mount_options() {
