@@ -64,6 +64,9 @@ complained 'asked for'
 subtest "a kernel that dies, a time limit"
 lab 125 -- 'echo c >/proc/sysrq-trigger; sleep 100'
 complained 'Kernel panic'
+! grep -q 'before anything ran' "$TMP/complained" || fail "what died while it was used was booted again"
+lab 125 -a rdinit=/absent -- true
+[ "$(grep -c 'before anything ran' "$TMP/complained")" = 2 ] || fail "$(cat "$TMP/complained")"
 lab 124 -t 5 -- 'sleep 1000'
 complained 'time limit'
 
