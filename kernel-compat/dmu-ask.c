@@ -48,8 +48,8 @@ struct dmu_request *dmu_request_new(struct dmu_object *o, u32 type, u32 op, u64 
 	rq->id = ++o->last_id;
 	rq->type = type;
 	rq->op = op;
-	rq->start = rq->scope = start;
-	rq->sectors = rq->scope_sectors = sectors;
+	rq->start = rq->at = rq->scope = start;
+	rq->sectors = rq->need = rq->scope_sectors = sectors;
 	list_add_tail(&rq->node, &o->queue);
 	hash_add(o->requests, &rq->by_id, rq->id);
 	dmu_kick(o);
@@ -396,7 +396,8 @@ int dmu_take_section(struct dmu_object *o, const void *record, u32 size)
 
 /* ---- DMU_BLOCKS ---- */
 
-#define BLOCKS_FLAGS (DMU_BLOCKS_READ | DMU_BLOCKS_WRITE | DMU_BLOCKS_COPY | DMU_BLOCKS_TEMPORARY)
+#define BLOCKS_FLAGS (DMU_BLOCKS_READ | DMU_BLOCKS_WRITE | DMU_BLOCKS_COPY | DMU_BLOCKS_TEMPORARY | \
+		      DMU_BLOCKS_CHANGED)
 
 static int check_blocks_place(struct dmu_object *o, const struct dmu_blocks *b)
 {
@@ -506,6 +507,16 @@ static void remember_blocks(struct dmu_object *o, const struct dmu_blocks *b)
 	rcu_read_unlock();
 }
 
+/* The next flush has to ask, whatever becomes of the answer. */
+static void note_change(struct dmu_object *o)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&o->lock, flags);
+	WRITE_ONCE(o->changes, o->changes + 1);
+	spin_unlock_irqrestore(&o->lock, flags);
+}
+
 /* Bios that waited: by the answer itself where it is not remembered. */
 static void blocks_resume(struct bio_list *bios, const struct dmu_blocks *b, bool apply)
 {
@@ -536,6 +547,10 @@ int dmu_take_blocks(struct dmu_object *o, const struct dmu_blocks *b)
 	r = answered(o, b->head.id, &rq);
 	if (!r)
 		r = check_blocks(o, b, rq);
+	if (r == -ERANGE) {
+		dmu_object_measure(o);
+		r = check_blocks(o, b, rq);
+	}
 	if (r)
 		return r;
 	if (!once && revoked_now(o, b->start))
@@ -547,6 +562,8 @@ int dmu_take_blocks(struct dmu_object *o, const struct dmu_blocks *b)
 		else if (r)
 			return r;
 	}
+	if (b->flags & DMU_BLOCKS_CHANGED)
+		note_change(o);
 	if (!once && !copy)
 		remember_blocks(o, b);
 	if (rq) {
@@ -554,6 +571,34 @@ int dmu_take_blocks(struct dmu_object *o, const struct dmu_blocks *b)
 		blocks_resume(&bios, b, once || copy);
 	}
 	dmu_cache_bound(o);
+	return 0;
+}
+
+/* ---- DMU_DATA ---- */
+
+int dmu_take_data(struct dmu_object *o, const void *record, u32 size)
+{
+	const struct dmu_data *d = record;
+	struct dmu_request *rq;
+	struct blk_plug plug;
+	struct bio_list bios;
+	struct bio *bio;
+	int r;
+
+	if (size < sizeof(*d) || d->pad || !d->sectors || d->sectors > DMU_DATA_SECTORS_MAX ||
+	    size != sizeof(*d) + (d->sectors << SECTOR_SHIFT) || !d->head.id)
+		return -EINVAL;
+	r = answered(o, d->head.id, &rq);
+	if (r)
+		return r;
+	if (rq->type != DMU_ASK || rq->op != DMU_OP_READ || rq->at < d->start ||
+	    rq->at - d->start >= d->sectors)
+		return -EINVAL;
+	request_end(o, rq, &bios);
+	blk_start_plug(&plug);
+	while ((bio = bio_list_pop(&bios)))
+		dmu_apply_data(dmu_io(bio), d);
+	blk_finish_plug(&plug);
 	return 0;
 }
 

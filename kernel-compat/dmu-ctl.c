@@ -85,6 +85,8 @@ static int make_request(struct dmu_channel *ch, u32 room, struct dmu_request *rq
 	a->op = rq->op;
 	a->start = rq->start;
 	a->sectors = rq->sectors;
+	a->at = rq->at;
+	a->need = rq->need;
 	rq->asked = true;
 	list_move_tail(&rq->node, &ch->o->asked);
 	return sizeof(*a);
@@ -366,7 +368,8 @@ static u32 record_size(u32 type)
 {
 	switch (type) {
 	case DMU_HELLO: return sizeof(struct dmu_hello);
-	case DMU_SECTION: return 0;
+	case DMU_SECTION:
+	case DMU_DATA: return 0;
 	case DMU_BLOCKS: return sizeof(struct dmu_blocks);
 	case DMU_RESULT: return sizeof(struct dmu_result);
 	case DMU_ACK:
@@ -393,6 +396,8 @@ static int take_record(struct dmu_channel *ch)
 		return dmu_take_section(o, ch->in, h->size);
 	case DMU_BLOCKS:
 		return dmu_take_blocks(o, ch->in);
+	case DMU_DATA:
+		return dmu_take_data(o, ch->in, h->size);
 	case DMU_RESULT:
 		return dmu_take_result(o, ch->in);
 	case DMU_ACK:

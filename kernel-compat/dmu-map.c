@@ -473,6 +473,37 @@ void dmu_apply_blocks(struct dmu_io *io, const struct dmu_blocks *b)
 	dmu_route(io, false);
 }
 
+/* Fills the front of the bio from the bytes that the daemon sent; what is left asks again. May sleep. */
+void dmu_apply_data(struct dmu_io *io, const struct dmu_data *d)
+{
+	u64 pos = dm_target_offset(io->t->ti, io->bio->bi_iter.bi_sector);
+	const u8 *data = (const u8 *)(d + 1);
+	struct bio *bio = io->bio;
+	struct bvec_iter iter;
+	struct bio_vec bv;
+	u32 bytes;
+
+	if (bio_op(bio) != REQ_OP_READ || pos < d->start || pos - d->start >= d->sectors) {
+		dmu_resume(bio);
+		return;
+	}
+	data += (pos - d->start) << SECTOR_SHIFT;
+	bytes = min_t(u64, bio_sectors(bio), d->start + d->sectors - pos) << SECTOR_SHIFT;
+	iter = bio->bi_iter;
+	iter.bi_size = bytes;
+	__bio_for_each_segment(bv, bio, iter, iter) {
+		memcpy_to_bvec(&bv, data);
+		data += bv.bv_len;
+	}
+	io->asks = 0;
+	if (bytes == bio->bi_iter.bi_size) {
+		dmu_finish(bio, 0);
+		return;
+	}
+	bio_advance(bio, bytes);
+	dmu_route(io, false);
+}
+
 /* ---- map() ---- */
 
 /* xa_load() without its own, second, hold on RCU. */

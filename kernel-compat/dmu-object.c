@@ -268,6 +268,21 @@ struct dmu_object *dmu_object_find(const char *key)
 	return NULL;
 }
 
+/* The devices may have grown since the table was loaded. May sleep. */
+void dmu_object_measure(struct dmu_object *o)
+{
+	struct dmu_target *t;
+	u32 i;
+
+	mutex_lock(&o->targets_lock);
+	t = list_first_entry_or_null(&o->targets, struct dmu_target, node);
+	spin_lock_irq(&o->lock);
+	for (i = 0; t && i < o->bottoms; i++)
+		o->bottom[i].sectors = bdev_nr_sectors(t->bdev[i]);
+	spin_unlock_irq(&o->lock);
+	mutex_unlock(&o->targets_lock);
+}
+
 static bool same_bottoms(const struct dmu_object *o, const struct dmu_target *t)
 {
 	u32 i;

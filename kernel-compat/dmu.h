@@ -162,8 +162,8 @@ struct dmu_request {
 	struct hlist_node by_id;	/* object.requests */
 	struct bio_list bios;		/* DMU_CHANGE: one, or none after a noflush suspend */
 	u64 id;
-	u64 start;
-	u32 sectors;
+	u64 start, at;			/* the daemon is told of whole blocks around what is needed */
+	u32 sectors, need;
 	u32 type;			/* DMU_ASK, DMU_CHANGE */
 	u32 op;
 	bool asked;
@@ -342,6 +342,7 @@ void dmu_object_put_target(struct dmu_target *t);
 struct dmu_object *dmu_object_find(const char *key);
 void dmu_object_release(struct kref *kref);
 void dmu_object_settle(struct dmu_object *o);
+void dmu_object_measure(struct dmu_object *o);
 void dmu_objects_free(void);
 int dmu_shrinker_init(void);
 void dmu_shrinker_exit(void);
@@ -357,6 +358,7 @@ void dmu_resume(struct bio *bio);
 void dmu_resume_list(struct bio_list *bios);
 void dmu_finish(struct bio *bio, blk_status_t status);
 void dmu_apply_blocks(struct dmu_io *io, const struct dmu_blocks *b);
+void dmu_apply_data(struct dmu_io *io, const struct dmu_data *d);
 int dmu_layer_find(const struct dmu_place *p, unsigned int from, u32 at, u32 *sectors);
 void dmu_count_in(struct dmu_object *o, struct dmu_piece *pc);
 bool dmu_begin_fill(struct dmu_object *o, struct dmu_place *p, u32 at, struct bio *bio,
@@ -402,6 +404,7 @@ void dmu_request_drop(struct dmu_object *o, struct dmu_request *rq);
 void dmu_request_free(struct dmu_object *o, struct dmu_request *rq);
 int dmu_take_section(struct dmu_object *o, const void *record, u32 size);
 int dmu_take_blocks(struct dmu_object *o, const struct dmu_blocks *b);
+int dmu_take_data(struct dmu_object *o, const void *record, u32 size);
 int dmu_take_result(struct dmu_object *o, const struct dmu_result *r);
 int dmu_take_ack(struct dmu_object *o, u64 id);
 void dmu_requests_again(struct dmu_object *o);

@@ -100,7 +100,7 @@ nothing_left
 
 subtest killed, and what cannot start leaves it for who can
 cowd --frontend=bridge -p dscow vm ov.dscow >/dev/null
-mount $NODE mnt
+mount -o ro $NODE mnt		# nothing of its own that the kernel would write meanwhile
 kill_9
 umount -l "$R/vm"
 expect_fail 'cowd -p dscow vm missing.dscow' 'missing.dscow: No such file'

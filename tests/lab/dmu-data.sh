@@ -2,7 +2,7 @@
 #
 # The target "userspace" keeps data: random reads, writes, zeroing, discards and flushes
 # against a model, with sections, blocks that are copied, temporary places, small granules and
-# large, sections revoked at random, a cache that is too small, and a daemon that is killed and
+# large, bytes that the daemon sends, places that it makes, sections revoked at random, a cache that is too small, and a daemon that is killed and
 # replaced all the time.
 #
 # TIMEOUT: 1200
@@ -38,6 +38,7 @@ round "sections, granules of 64 KiB" -g 7
 round "blocks, copied before the first write" -m blocks
 round "sections and blocks" -m mixed
 round "some answers hold only once" -m mixed -t 40
+round "some reads are answered by their bytes, places made by the daemon" -m blocks -d 40 -p 60
 round "sections revoked at random" -m mixed -r 20
 
 subtest "zeroing by the target itself"

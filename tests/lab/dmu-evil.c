@@ -65,6 +65,23 @@ static int put_blocks(struct dmu_blocks b)
 	return dmu_put(chan, &b, sizeof(b));
 }
 
+struct data {
+	struct dmu_data d;
+	uint8_t bytes[8 * 512];
+};
+
+/* The bytes that the question @a needs. */
+static int put_data(struct data r)
+{
+	return dmu_put(chan, &r, sizeof(r));
+}
+
+#define DATA_WITH(want, a, ...) do { \
+	struct data r = { { { DMU_DATA, sizeof(r), (a).head.id }, .start = (a).at, .sectors = 8 }, { 0 } }; \
+	__VA_ARGS__; \
+	expect("data: " #__VA_ARGS__, put_data(r), want); \
+} while (0)
+
 #define SECTION_WITH(want, ...) do { \
 	struct section r = good_section(); \
 	__VA_ARGS__; \
@@ -195,7 +212,7 @@ static void blocks_checks(void)
 	BLOCKS_WITH(-ERANGE, b.start = ~127ull);
 	BLOCKS_WITH(-EINVAL, b.flags = 0);
 	BLOCKS_WITH(-EINVAL, b.flags = DMU_BLOCKS_COPY);
-	BLOCKS_WITH(-EINVAL, b.flags |= 16);
+	BLOCKS_WITH(-EINVAL, b.flags |= 32);
 	BLOCKS_WITH(-EINVAL, b.flags |= DMU_BLOCKS_COPY);
 	BLOCKS_WITH(-EINVAL, b.flags |= DMU_BLOCKS_TEMPORARY);
 	BLOCKS_WITH(-EINVAL, b.pad = 1);
@@ -330,6 +347,39 @@ static struct dmu_ask next_ask(pid_t reader)
 	}
 }
 
+static void data_checks(void)
+{
+	pid_t reader = start_reader(2 * SECTION + 1024);
+	struct dmu_ask a = next_ask(reader);
+	int got;
+
+	if (a.at != 2 * SECTION + 1024 || a.need < 8)
+		die("dmu-evil: a question that does not say what is needed");
+	DATA_WITH(-ENOENT, a, r.d.head.id = 12345);
+	DATA_WITH(-EINVAL, a, r.d.head.id = 0);
+	DATA_WITH(-EINVAL, a, r.d.sectors = 0);
+	DATA_WITH(-EINVAL, a, r.d.sectors = 7);
+	DATA_WITH(-EINVAL, a, r.d.sectors = 9);
+	DATA_WITH(-EINVAL, a, r.d.sectors = 1u << 23);
+	DATA_WITH(-EINVAL, a, r.d.sectors = ~0u);
+	DATA_WITH(-EINVAL, a, r.d.pad = 1);
+	DATA_WITH(-EINVAL, a, r.d.start += 8);
+	DATA_WITH(-EINVAL, a, r.d.start -= 8);
+	DATA_WITH(-EINVAL, a, r.d.start = ~7ull);
+	DATA_WITH(0, a, (void)0);
+	while ((got = reader_end(reader, false)) < 0) {
+		struct pollfd p = { chan, POLLIN, 0 };
+
+		if (poll(&p, 1, 50) != 1)
+			continue;
+		a = next_ask(reader);		/* for what is behind that */
+		DATA_WITH(0, a, (void)0);
+	}
+	if (got)
+		die("dmu-evil: a read that was answered by its bytes: %s", strerror(got));
+	DATA_WITH(-ENOENT, a, (void)0);
+}
+
 static void ask_checks(void)
 {
 	pid_t reader = start_reader(2 * SECTION + 256);
@@ -361,6 +411,7 @@ static void ask_checks(void)
 	}
 	if (got != EIO)
 		die("dmu-evil: useless answers end with %s", strerror(got));
+	data_checks();
 	expect("answer once more", dmu_result(chan, first_id, -EIO), -ENOENT);
 }
 

@@ -53,19 +53,34 @@ put direct 4k 301
 commits 1 put direct,dsync 4k 301	# present, but not for ever until now
 commits 0 put direct,dsync 4k 300
 
-subtest "what was flushed is there after a power cut"
+subtest "and after an answer that made something which is not durable yet"
 dmu_leave
 dmu_fresh
-dmu_serve -m mixed -C "$TMP/committed"
-dmu-model run /dev/mapper/n "$TMP/shadow" 77 1000 4
-flush
-dmu_kill
-cp "$TMP/committed" "$TMP/state"
-dmsetup message n 0 invalidate
-dmsetup remove n
-dmu_node granule:4096
-dmu_serve -m mixed
-dmu-model verify /dev/mapper/n "$TMP/shadow"
+dmu_serve -m blocks -p 100
+put direct 4k 300
+[ "$(dmu_status uncommitted)" = 1 ]
+commits 1 flush
+put direct 4k 300
+commits 0 flush
+
+cut_off() {	# SUBTEST OPTION...
+	subtest "what was flushed is there after a power cut: $1"
+	shift
+	dmu_leave
+	dmu_fresh
+	dmu_serve "$@" -C "$TMP/committed"
+	dmu-model run /dev/mapper/n "$TMP/shadow" 77 1000 4
+	flush
+	dmu_kill
+	cp "$TMP/committed" "$TMP/state"
+	dmsetup message n 0 invalidate
+	dmsetup remove n
+	dmu_node granule:4096
+	dmu_serve "$@"
+	dmu-model verify /dev/mapper/n "$TMP/shadow"
+}
+cut_off "sections and blocks" -m mixed
+cut_off "blocks that the daemon makes" -m blocks -p 100
 
 subtest "errors of the daemon"
 dmu_leave

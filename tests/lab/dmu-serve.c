@@ -8,10 +8,11 @@
  *	dmu-serve -k KEY -s STATE -0 DEVICE -1 DEVICE [-m sections|blocks|mixed]
  *		[-g GRANULE_SHIFT] [-r REVOKE_EVERY] [-t PERCENT_TEMPORARY] [-S SEED] [-w]
  *		[-c FAIL_COMMIT_ERRNO] [-a FAIL_ASK_ERRNO] [-z FAIL_CHANGE_ERRNO] [-n] [-N] [-u]
- *		[-C COMMITTED]
+ *		[-C COMMITTED] [-d PERCENT_DATA] [-p PERCENT_MADE]
  *
  * -w waits for its turn (DMU_HELLO_WAIT), -n answers nothing, -N only questions, -u answers that
- * permit no write. -C: at each DMU_COMMIT the state is copied to that file: what a power cut leaves.
+ * permit no write. In block mode, -d: reads answered by the bytes themselves (DMU_DATA), -p: writes
+ * answered by a place that was made here, instead of one to copy to (DMU_BLOCKS_CHANGED). -C: at each DMU_COMMIT the state is copied to that file: what a power cut leaves.
  * SIGTERM: hands over (DMU_LEAVE) and exits with 0. At the end: counts on standard output.
  *
  * Block mode: block N lives at N's place in the second half of device 0 with neighbours exchanged, so
@@ -33,7 +34,7 @@ enum { ABSENT, PRESENT };
 
 static struct {
 	const char *key, *state, *path[2], *mode, *committed;
-	uint32_t shift, revoke_every, temporary;
+	uint32_t shift, revoke_every, temporary, data, made;
 	int fail_commit, fail_ask, fail_change;
 	bool wait, mute, mute_but_ask, useless;
 	unsigned int seed;
@@ -179,6 +180,47 @@ static void answer_section(uint64_t id, uint64_t start)
 		die("dmu-serve: section at %llu: %s", (unsigned long long)start, strerror(-r));
 }
 
+static bool chance(uint32_t percent)
+{
+	return percent && (uint32_t)rand() % 100 < percent;
+}
+
+/* As many of the bytes as a record has room for; fewer at the base's end. */
+static void answer_data(const struct dmu_ask *a)
+{
+	static union {
+		struct dmu_data d;
+		uint8_t raw[DMU_RECORD_MAX];
+	} rec;
+	static uint8_t *buf;
+	uint32_t count = a->need < 24 ? a->need : 24;
+	uint64_t first = a->at & ~(uint64_t)(block - 1), at = a->at;
+	int from = 1;
+
+	if (!buf && posix_memalign((void **)&buf, 4096, 24 * SECTOR))
+		die("dmu-serve: no memory");
+	if (count > first + block - a->at)
+		count = (uint32_t)(first + block - a->at);
+	if (*unit_state(a->at)) {
+		from = 0;
+		at = block_place(first) + (a->at - first);
+	} else if (a->at < dev_sectors[1] && dev_sectors[1] - a->at < count) {
+		count = (uint32_t)(dev_sectors[1] - a->at);
+	}
+	memset(buf, 0, 24 * SECTOR);
+	if ((from == 0 || a->at < dev_sectors[1]) &&
+	    pread(dev[from], buf, count * SECTOR, (off_t)(at * SECTOR)) != (ssize_t)(count * SECTOR)) {
+		dmu_result(chan, a->head.id, -EIO);
+		return;
+	}
+	rec.d = (struct dmu_data){
+		.head = { DMU_DATA, (uint32_t)sizeof(rec.d) + count * SECTOR, a->head.id },
+		.start = a->at, .sectors = count,
+	};
+	memcpy(&rec.d + 1, buf, count * SECTOR);
+	put(&rec, rec.d.head.size);
+}
+
 static void answer_blocks(const struct dmu_ask *a)
 {
 	struct dmu_blocks b = { .head = { DMU_BLOCKS, sizeof(b), a->head.id } };
@@ -187,15 +229,23 @@ static void answer_blocks(const struct dmu_ask *a)
 	b.start = a->start;
 	b.sectors = left < block ? left : block;
 	b.flags = DMU_BLOCKS_READ;
+	if (a->op == DMU_OP_READ && chance(opt.data)) {
+		answer_data(a);
+		return;
+	}
 	io_failed = false;
 	/* Half in the base and half behind it: no answer says that. */
 	if (a->start < dev_sectors[1] && dev_sectors[1] - a->start < b.sectors && !*unit_state(a->start))
 		make_block(a->start);
+	if (a->op == DMU_OP_WRITE && !opt.useless && !*unit_state(a->start) && chance(opt.made)) {
+		make_block(a->start);
+		b.flags |= DMU_BLOCKS_CHANGED;
+	}
 	if (io_failed) {
 		dmu_result(chan, a->head.id, -EIO);
 		return;
 	}
-	if (opt.temporary && (uint32_t)rand() % 100 < opt.temporary)
+	if (chance(opt.temporary))
 		b.flags |= DMU_BLOCKS_TEMPORARY;
 	if (*unit_state(a->start)) {
 		b.flags |= DMU_BLOCKS_WRITE;
@@ -423,7 +473,7 @@ static void parse(int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "k:s:0:1:m:g:r:t:S:wc:a:z:nNuC:")) != -1)
+	while ((c = getopt(argc, argv, "k:s:0:1:m:g:r:t:S:wc:a:z:nNuC:d:p:")) != -1)
 		switch (c) {
 		case 'k': opt.key = optarg; break;
 		case 's': opt.state = optarg; break;
@@ -441,6 +491,8 @@ static void parse(int argc, char **argv)
 		case 'n': opt.mute = true; break;
 		case 'N': opt.mute_but_ask = true; break;
 		case 'C': opt.committed = optarg; break;
+		case 'd': opt.data = (uint32_t)parse_number(optarg); break;
+		case 'p': opt.made = (uint32_t)parse_number(optarg); break;
 		case 'u': opt.useless = true; break;
 		default: exit(2);
 		}

@@ -50,6 +50,7 @@ struct dmu_head {
 #define DMU_REVOKE	6	/* struct dmu_range: forget it; answered by DMU_REVOKED with the same id */
 #define DMU_LEAVE	7	/* struct dmu_head: planned hand-over. No new requests for this opening; what
 				 * it has not answered goes to the next one. DMU_LEFT follows */
+#define DMU_DATA	8	/* struct dmu_data: answers DMU_ASK of a read with the bytes themselves */
 
 /* ---- from the kernel ---- */
 
@@ -101,7 +102,8 @@ struct dmu_info {
 /*
  * DMU_ASK: @op is DMU_OP_READ or DMU_OP_WRITE; the range is whole blocks (the end of the
  * target aside) and does not cross a section. The answer must cover @start, and
- * should cover as much of its section as is known.
+ * should cover as much of its section as is known. @at, @need: what the first bio that waits wants
+ * of it.
  * DMU_CHANGE: DMU_OP_ZERO must read as zeroes afterwards; DMU_OP_DISCARD as well, or
  * may keep what is not whole granules. The range does not cross a section; when
  * the section is remembered the range is whole granules of it, which are present
@@ -113,6 +115,9 @@ struct dmu_ask {
 	__u32 op;		/* DMU_OP_* */
 	__u32 sectors;
 	__u64 start;
+	__u64 at;
+	__u32 need;		/* sectors */
+	__u32 pad;
 };
 #define DMU_OP_READ	0
 #define DMU_OP_WRITE	1
@@ -166,6 +171,9 @@ struct dmu_plane {
  * answer stays within what was asked. Blocks of it that in the end are not written stay unknown.
  * DMU_BLOCKS_TEMPORARY: good for the request only, not remembered; not with _COPY. It may be given
  * for a section that is known as DMU_SECTION, too.
+ * DMU_BLOCKS_CHANGED: what the daemon did for this answer is not durable yet, so the next flush
+ * asks for a DMU_COMMIT even if nothing else changes.
+ * A device may have grown since the table was loaded: its size now is what counts.
  */
 struct dmu_blocks {
 	struct dmu_head head;
@@ -181,6 +189,20 @@ struct dmu_blocks {
 #define DMU_BLOCKS_WRITE	(1u << 1)
 #define DMU_BLOCKS_COPY		(1u << 2)
 #define DMU_BLOCKS_TEMPORARY	(1u << 3)
+#define DMU_BLOCKS_CHANGED	(1u << 4)
+
+/*
+ * DMU_DATA: what @sectors from @start on read as; they follow. For places that no device has as
+ * they are read: compressed ones, or a block of several pieces. Covers dmu_ask.at, for a
+ * question about reading; a bio that goes on behind it asks again. Nothing is remembered.
+ */
+struct dmu_data {
+	struct dmu_head head;
+	__u64 start;
+	__u32 sectors;		/* 1 .. DMU_DATA_SECTORS_MAX */
+	__u32 pad;
+};
+#define DMU_DATA_SECTORS_MAX	((DMU_RECORD_MAX - 32) / 512)
 
 struct dmu_result {
 	struct dmu_head head;
