@@ -520,6 +520,22 @@ static __always_inline struct dmu_place *place_at(struct dmu_object *o, u64 pos)
 	return p;
 }
 
+/* Of a table of blocks: points a bio within one block to its place; false: the long way. Under RCU. */
+static __always_inline bool entry_go(struct dmu_target *t, struct dmu_place *p, u32 at, u64 need, struct bio *bio)
+{
+	u32 shift = p->granule_shift, block = at >> shift, end = at + bio_sectors(bio);
+	u64 e;
+
+	if (end > p->sectors || (end - 1) >> shift != block)
+		return false;
+	e = atomic64_read(&p->entry[block]);
+	if (!(e & need) || (e & DMU_ENTRY_ZERO))
+		return false;
+	bio_set_dev(bio, t->bdev[(e & DMU_ENTRY_DEV) >> DMU_ENTRY_DEV_SHIFT]);
+	bio->bi_iter.bi_sector = (e & DMU_ENTRY_AT) + (at & ((1u << shift) - 1));
+	return true;
+}
+
 int dmu_map(struct dm_target *ti, struct bio *bio)
 {
 	struct dmu_target *t = ti->private;
@@ -540,7 +556,15 @@ int dmu_map(struct dm_target *ti, struct bio *bio)
 	rcu_read_lock();
 	gate = smp_load_acquire(&o->gate);
 	p = place_at(o, pos);
-	if (unlikely(!p || !p->planes || (op && !p->write)))
+	if (unlikely(!p))
+		goto miss;
+	if (unlikely(!p->planes)) {
+		if (!entry_go(t, p, at, op ? DMU_ENTRY_WRITE : DMU_ENTRY_READ, bio))
+			goto miss;
+		sectors = bio_sectors(bio);
+		goto go;
+	}
+	if (unlikely(op && !p->write))
 		goto miss;
 	i = layer_find(p, 0, at, &sectors);
 	if (unlikely(op ? i : i < 0))
@@ -548,10 +572,11 @@ int dmu_map(struct dm_target *ti, struct bio *bio)
 	l = &p->plane[i];
 	if (unlikely(l->dev == DMU_DEV_ZERO))
 		goto miss;
-	if (!READ_ONCE(p->referenced))
-		WRITE_ONCE(p->referenced, true);
 	bio_set_dev(bio, t->bdev[l->dev]);
 	bio->bi_iter.bi_sector = l->position + at;
+go:
+	if (!READ_ONCE(p->referenced))
+		WRITE_ONCE(p->referenced, true);
 	this_cpu_inc(o->cpu->in[gate]);
 	rcu_read_unlock();
 	bio->bi_private = (void *)(gate ? DMU_IO_IN | DMU_IO_SIDE : (unsigned long)DMU_IO_IN);
