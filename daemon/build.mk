@@ -32,8 +32,8 @@ DSCOW_TOOL   := $(if $(wildcard daemon/tools/dscow_tool.c),daemon/tools/dscow_to
 # What a client of the daemon shares with it: the protocol's words, the run directory.
 COWCTL       := $(if $(wildcard daemon/tools/cowctl.c),$(wildcard daemon/tools/cowctl*.c) \
 		$(addprefix daemon/cowd/,proto.c rundir.c kmod.c xen-lib.c xen-store.c xen-vdev.c))
-$(eval $(call program,cowimg,$(COWIMG)))
-$(eval $(call program,dscow_tool,$(DSCOW_TOOL)))
+$(eval $(call program,cowimg,$(COWIMG),$$(XXHASH_LIBS)))
+$(eval $(call program,dscow_tool,$(DSCOW_TOOL),$$(XXHASH_LIBS)))
 $(eval $(call program,cowctl,$(COWCTL)))
 $(eval $(call program,cowd-xenbus,$(if $(filter yes,$(HAVE_XEN)),daemon/tools/cowd-xenbus.c \
 	$(addprefix daemon/cowd/,kmod.c notify.c xen-lib.c xen-store.c))))

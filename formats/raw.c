@@ -84,6 +84,16 @@ static int raw_create(struct cow_image *img, const struct cow_create *c, struct 
 	return rc ? cow_err_sys(err, rc, "%s: %llu bytes", img->path, (unsigned long long)c->size) : 0;
 }
 
+static int raw_measure(struct cow_image *img, const struct cow_create *c, struct cow_measure *ret,
+		       struct cow_err *err)
+{
+	(void)img;
+	(void)c;
+	(void)err;
+	*ret = (struct cow_measure){ 0 };
+	return 0;
+}
+
 static int raw_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
 {
 	struct raw *r = img->priv;
@@ -122,6 +132,7 @@ static struct cow_format raw_format = {
 	.commit = raw_commit,
 	.create = raw_create,
 	.resize = raw_resize,
+	.measure = raw_measure,
 };
 
 COW_FORMAT_REGISTER(raw_format)

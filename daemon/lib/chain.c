@@ -151,12 +151,16 @@ int chain_open_file(struct cow_chain *c, const struct cow_open_spec *spec, struc
 	return rc;
 }
 
-/* Is the file of layer @i one that is in the chain already? */
-static bool is_loop(const struct cow_chain *c, unsigned i)
+static bool same_file(const struct cow_file *a, const struct cow_file *b)
 {
-	for (unsigned j = 0; j < i; j++) {
-		if (c->layers[j].file.io && c->layers[j].file.dev == c->layers[i].file.dev &&
-		    c->layers[j].file.ino == c->layers[i].file.ino)
+	return a != b && a->io && b->io && a->dev == b->dev && a->ino == b->ino;
+}
+
+/* Is @f, of layer @i, one that is in the chain already? */
+static bool is_loop(const struct cow_chain *c, unsigned i, const struct cow_file *f)
+{
+	for (unsigned j = 0; j <= i; j++) {
+		if (same_file(&c->layers[j].file, f) || same_file(&c->layers[j].data, f))
 			return true;
 	}
 	return false;
@@ -172,9 +176,13 @@ static void close_layer(struct cow_layer *l, bool forget)
 	meta_fini(&l->meta, forget);
 	if (l->file.io)
 		l->file.io->ops->close(&l->file);
+	if (l->data.io)
+		l->data.io->ops->close(&l->data);
 	cow_free(l->path);
 	*l = (struct cow_layer){ .meta.vmap.fd = -1 };
 }
+
+static int open_data(struct cow_chain *c, struct cow_layer *l, bool write, struct cow_err *err);
 
 static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow_args *args,
 		      bool write, struct cow_err *err)
@@ -197,6 +205,9 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 	cow_assert(cow_is_pow2(l->img.granule) && l->img.below_limit <= l->img.size);
 	if (!l->file.io)
 		return 0;
+	rc = open_data(c, l, write, err);
+	if (rc)
+		return rc;
 	/* No more than there is; the least, META_SLOTS_MIN, where a format has no metadata. */
 	bytes = l->img.table_bytes;
 	if (bytes == 0 && (fmt->verify || fmt->seal))
@@ -209,10 +220,8 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 	return rc ? rc : meta_adopt(&l->meta, write, err);
 }
 
-static int lock_layer(struct cow_chain *c, struct cow_layer *l, bool write, struct cow_err *err)
+static int lock_file(struct cow_chain *c, struct cow_file *f, bool write, struct cow_err *err)
 {
-	struct cow_file *f = &l->file;
-
 	f->kept = c->keeps && c->keeps(c->keeps_opaque, f->dev, f->ino);
 	return f->io->ops->lock(f, write, err);
 }
@@ -237,10 +246,10 @@ static int open_layer(struct cow_chain *c, const char *format, const struct cow_
 		rc = chain_open_file(c, spec, &l->file, err);
 		if (rc)
 			l->file.io = NULL;
-		else if (is_loop(c, c->n))
+		else if (is_loop(c, c->n, &l->file))
 			rc = cow_err_set(err, -ELOOP, "%s: is in the chain already", l->path);
 		else
-			rc = lock_layer(c, l, write, err);
+			rc = lock_file(c, &l->file, write, err);
 		if (rc == 0) {
 			cow_free(l->path);
 			l->path = cow_strdup(l->file.path);
@@ -255,6 +264,24 @@ static int open_layer(struct cow_chain *c, const char *format, const struct cow_
 	}
 	c->n++;
 	return 0;
+}
+
+int chain_open_new(struct cow_chain *c, const struct cow_format *fmt, struct cow_file *file,
+		   struct cow_err *err)
+{
+	struct cow_layer *l = &c->layers[0];
+	int rc;
+
+	*l = (struct cow_layer){ .chain = c, .file = *file, .img.fmt = fmt, .meta.vmap.fd = -1 };
+	file->io = NULL;
+	l->img.open_flags = COW_OPEN_WRITE;
+	l->path = cow_strdup(l->file.path);
+	rc = l->path ? open_image(c, l, NULL, true, err) : -ENOMEM;
+	if (rc)
+		close_layer(l, true);
+	else
+		c->n = 1;
+	return rc;
 }
 
 /* ---- the base ---- */
@@ -286,21 +313,75 @@ static bool missing_there(int rc)
 	return rc == -ENOENT || rc == -ENOTDIR;
 }
 
+/* How the recorded name @rec is opened below @dir. False: it is not to be looked for there. */
+static bool spec_below(const char *dir, const char *rec, struct cow_open_spec *ret)
+{
+	char real[PATH_MAX];
+
+	*ret = (struct cow_open_spec){ .beneath = dir, .path = rec };
+	if (rec[0] == '/') {
+		ret->path = below(rec, dir);
+		if (!ret->path && realpath(dir, real))
+			ret->path = below(rec, real);
+	}
+	return ret->path;
+}
+
 /* Tries the recorded base below @dir. 1: not to be looked for there. */
 static int try_dir(struct cow_chain *c, const char *dir, const char *rec, const char *format,
 		   uint32_t flags, struct cow_err *err)
 {
-	char real[PATH_MAX];
-	struct cow_open_spec spec = { .beneath = dir, .path = rec };
+	struct cow_open_spec spec;
 
-	if (rec[0] == '/') {
-		spec.path = below(rec, dir);
-		if (!spec.path && realpath(dir, real))
-			spec.path = below(rec, real);
-		if (!spec.path)
-			return 1;
+	return spec_below(dir, rec, &spec) ? open_layer(c, format, &spec, NULL, flags, err) : 1;
+}
+
+/* The same for a data file. */
+static int try_data(struct cow_chain *c, struct cow_layer *l, const char *dir, bool write,
+		    struct cow_err *err)
+{
+	struct cow_open_spec spec;
+	int rc;
+
+	if (!spec_below(dir, l->img.data_file, &spec))
+		return 1;
+	spec.write = write;
+	rc = chain_open_file(c, &spec, &l->data, err);
+	if (rc)
+		l->data.io = NULL;
+	return rc;
+}
+
+/* The data file of layer @l, if it has one: looked for where its base would be. */
+static int open_data(struct cow_chain *c, struct cow_layer *l, bool write, struct cow_err *err)
+{
+	const char *rec = l->img.data_file;
+	char *own COW_CLEANUP_FREE = dir_of(l->path);
+	struct cow_err first = { 0 };
+	int rc;
+
+	if (!rec[0])
+		return 0;
+	rc = own ? try_data(c, l, own, write, &first) : -ENOMEM;
+	for (char **dir = c->backing_dirs; dir && *dir && (rc == 1 || missing_there(rc)); dir++) {
+		int other = try_data(c, l, *dir, write, &first);
+
+		rc = other == 1 ? rc : other;
 	}
-	return open_layer(c, format, &spec, NULL, flags, err);
+	if (rc == 1 || rc == -EXDEV)
+		return cow_err_set(err, -EPERM, "%s: its data file '%.256s' lies outside the image's folder; "
+				   "name its folder with --backing-dir", l->path, rec);
+	if (missing_there(rc))
+		return cow_err_set(err, -ENOENT, "%s: its data file '%.256s' does not exist", l->path, rec);
+	if (rc)
+		return cow_err_set(err, rc, "%s: its data file: %s", l->path, cow_err_text(&first, rc));
+	if (is_loop(c, l->index, &l->data))
+		return cow_err_set(err, -ELOOP, "%s: its data file '%.256s' is in the chain already", l->path,
+				   rec);
+	rc = lock_file(c, &l->data, write, err);
+	if (rc == 0 && write && l->img.session)	/* what a killed writer left there, before what refers to it */
+		rc = cow_io_run(&l->data, COW_IO_SYNC, NULL, 0, 0);
+	return rc ? cow_err_sys(err, rc, "%s", l->data.path) : 0;
 }
 
 /* Looks for what layer @over recorded, only where the caller allows it. */
@@ -414,12 +495,14 @@ static int copy_strings(const char *const *from, char ***ret)
 	return 0;
 }
 
-static void chain_free(struct cow_chain *c, bool forget)
+void chain_free(struct cow_chain *c, bool forget)
 {
 	while (c->n > 0) {
 		c->n--;
 		close_layer(&c->layers[c->n], c->n == 0 && forget);
 	}
+	if (c->replaced.io)
+		c->replaced.io->ops->close(&c->replaced);
 	if (c->io)
 		c->io->ops->fini(c->io);
 	free_strings(c->backing);
@@ -429,7 +512,7 @@ static void chain_free(struct cow_chain *c, bool forget)
 	cow_free(c);
 }
 
-static int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
+int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
 {
 	struct cow_chain *c = cow_zalloc(sizeof(*c));
 	const struct cow_io_ops *ops = cfg->io;
@@ -494,23 +577,31 @@ int cow_chain_open(const struct cow_chain_cfg *cfg, struct cow_chain **ret, stru
 	return 0;
 }
 
-int cow_chain_close(struct cow_chain *c)
+int chain_end(struct cow_chain *c, bool *ret_forget)
 {
 	struct cow_layer *top = &c->layers[0];
-	bool forget = true;
-	int rc = 0;
+	int rc;
 
 	chain_assert_thread(c);
 	cow_assert(c->inflight == 0);
-	if (c->writable && (c->begun || top->img.session)) {
-		rc = cow_chain_flush(c);
-		while (c->flush.state != FLUSH_IDLE)
-			cow_chain_poll(c, true);
-		if (rc == 0 && top->img.fmt->end)
-			rc = top->img.fmt->end(&top->img);
-		/* What could not be written is left to the next opener, unless its data may be lost. */
-		forget = rc == 0 || c->mode != COW_MODE_RW;
-	}
+	*ret_forget = true;
+	if (!c->writable || (!c->begun && !top->img.session))
+		return 0;
+	rc = cow_chain_flush(c);
+	while (c->flush.state != FLUSH_IDLE)
+		cow_chain_poll(c, true);
+	if (rc == 0 && top->img.fmt->end)
+		rc = top->img.fmt->end(&top->img);
+	/* What could not be written is left to the next opener, unless its data may be lost. */
+	*ret_forget = rc == 0 || c->mode != COW_MODE_RW;
+	return rc;
+}
+
+int cow_chain_close(struct cow_chain *c)
+{
+	bool forget = true;
+	int rc = c->draft ? 0 : chain_end(c, &forget);
+
 	chain_free(c, forget);
 	return rc;
 }
@@ -554,15 +645,23 @@ int cow_chain_file(struct cow_chain *c, unsigned layer, struct cow_chain_file *r
 int cow_chain_go_direct(struct cow_chain *c, struct cow_err *err)
 {
 	chain_assert_thread(c);
-	for (unsigned i = 0; i < c->n; i++) {
-		struct cow_file *f = &c->layers[i].file;
+	for (unsigned i = 0; i < 2 * c->n; i++) {
+		struct cow_file *f = i < c->n ? &c->layers[i].file : &c->layers[i - c->n].data;
 		int rc = f->io && f->io->ops->direct ? f->io->ops->direct(f) : 0;
 
 		/* A file system keeps its page cache and direct I/O of others in step, a device does not. */
 		if (rc && (rc != -EOPNOTSUPP || f->blkdev))
-			return cow_err_sys(err, rc, "%s: direct I/O", c->layers[i].path);
+			return cow_err_sys(err, rc, "%s: direct I/O", f->path);
 	}
 	return 0;
+}
+
+int cow_chain_extend(struct cow_chain *c, uint64_t size)
+{
+	struct cow_file *f = &c->layers[0].file;
+
+	chain_assert_thread(c);
+	return cow_file_extend(f, size);
 }
 
 enum cow_chain_mode cow_chain_mode(const struct cow_chain *c)
@@ -581,8 +680,8 @@ uint64_t cow_chain_sectors_used(const struct cow_chain *c)
 {
 	uint64_t sum = 0;
 
-	for (unsigned i = 0; i < c->n; i++) {
-		struct cow_file *f = &c->layers[i].file;
+	for (unsigned i = 0; i < 2 * c->n; i++) {
+		struct cow_file *f = i < c->n ? &c->layers[i].file : &c->layers[i - c->n].data;
 
 		if (f->io)
 			sum += f->io->ops->allocated(f) / 512;
@@ -598,6 +697,10 @@ static void layer_info(const struct cow_chain *c, struct cow_layer *l, struct co
 	cow_kv_size(kv, "virtual_size", l->img.size);
 	if (l->file.io)
 		cow_kv_size(kv, "allocated_size", l->file.io->ops->allocated(&l->file));
+	if (l->data.io) {
+		cow_kv_str(kv, "data_file", l->data.path);
+		cow_kv_size(kv, "data_allocated_size", l->data.io->ops->allocated(&l->data));
+	}
 	cow_kv_bool(kv, "read_only", l->index > 0 || !c->writable);
 	if (l->img.backing.path[0]) {
 		cow_kv_str(kv, "base_path", l->img.backing.path);

@@ -12,6 +12,7 @@ static const char *const op_names[COW_OPS] = {
 	[COW_OP_DISCARD] = "discard",
 	[COW_OP_FLUSH] = "flush",
 	[COW_OP_WRITTEN] = "written",
+	[COW_OP_PRESENT] = "present",
 };
 
 /* The chain's counters: one table for both outputs. */

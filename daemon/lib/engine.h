@@ -20,6 +20,7 @@ struct cow_layer {
 	struct cow_chain *chain;
 	unsigned index;
 	struct cow_file file;		/* io NULL: a format without a file */
+	struct cow_file data;		/* its data file; io NULL: none */
 	struct cow_meta meta;
 	struct encoded *encoded;	/* the extent decoded last, or NULL */
 	char *path;
@@ -43,7 +44,7 @@ struct cow_rd {
 
 enum wr_state { WR_MAP, WR_HEAD, WR_TAIL, WR_IO, WR_TABLE, WR_TABLE_OUT, WR_COMMIT };
 
-/* WRITE, ZERO, DISCARD, WRITTEN in flight. */
+/* Any change in flight. */
 struct cow_wr {
 	enum wr_state state;
 	uint64_t pos;			/* bytes of the request done */
@@ -84,7 +85,7 @@ static inline struct cow_req *priv_req(struct cow_req_priv *p)
 	return cow_container_of(p, struct cow_req, priv);
 }
 
-enum flush_state { FLUSH_IDLE, FLUSH_DATA, FLUSH_WRITE, FLUSH_SYNC };
+enum flush_state { FLUSH_IDLE, FLUSH_DATA_FILE, FLUSH_DATA, FLUSH_WRITE, FLUSH_SYNC };
 
 struct cow_flush {
 	enum flush_state state;
@@ -116,12 +117,23 @@ struct cow_chain {
 	struct cow_flush flush;
 	unsigned inflight;
 
+	/* A new image that has no name yet; what it will replace is locked (io set). */
+	bool draft, draft_exist_ok;
+	struct cow_file replaced;
+
 	/* How it was opened, for reopening the base. */
 	char **backing, **backing_dirs;
 	uint64_t cache_bytes;
 
 	uint64_t copied_bytes, allocated_bytes, data_syncs, meta_syncs;
 };
+
+/* The file that an answer means. */
+static inline struct cow_file *layer_file(struct cow_layer *l, uint16_t file)
+{
+	cow_assert(file == 0 || (file == 1 && l->data.io));
+	return file ? &l->data : &l->file;
+}
 
 static inline struct cow_layer *img_layer(struct cow_image *img)
 {
@@ -159,6 +171,13 @@ void req_end(struct cow_req *req, int result);
 /* chain.c */
 int chain_open_file(struct cow_chain *c, const struct cow_open_spec *spec, struct cow_file *ret,
 		    struct cow_err *err);
+int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret);
+void chain_free(struct cow_chain *c, bool forget);
+/* The top layer is the new image in @file, which it takes over. */
+int chain_open_new(struct cow_chain *c, const struct cow_format *fmt, struct cow_file *file,
+		   struct cow_err *err);
+/* Makes all changes durable, and marks the image cleanly closed. */
+int chain_end(struct cow_chain *c, bool *ret_forget);
 int chain_open_lower(struct cow_chain *c, uint32_t flags, struct cow_err *err);
 void chain_close_lower(struct cow_chain *c);
 

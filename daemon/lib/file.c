@@ -379,6 +379,17 @@ int cow_file_truncate(struct cow_file *f, uint64_t size)
 	return 0;
 }
 
+/* Not by truncating: writes on their way may have made it longer than that by then. */
+int cow_file_extend(struct cow_file *f, uint64_t size)
+{
+	if (f->blkdev || size == 0 || size > INT64_MAX)
+		return -EINVAL;
+	if (fallocate(f->fd, 0, (off_t)size - 1, 1))
+		return -errno;
+	f->size = cow_max(f->size, size);
+	return 0;
+}
+
 int cow_file_seek(struct cow_file *f, uint64_t off, bool data, uint64_t *ret)
 {
 	off_t r;

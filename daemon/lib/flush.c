@@ -5,8 +5,9 @@
  *
  *   copy the dirty metadata  ->  fdatasync (data)  ->  write the copies  ->  fdatasync
  *
- * with one more write and fdatasync for each level of write-order edges. When
- * nothing was allocated one fdatasync is all; when nothing changed, none.
+ * with one more write and fdatasync for each level of write-order edges, and one
+ * more fdatasync of data where an image has a data file. When nothing was
+ * allocated one fdatasync is all; when nothing changed, none.
  *
  * A failed fdatasync is final: the kernel may have dropped the pages, so no
  * later success could be believed. The chain goes read-only.
@@ -55,10 +56,10 @@ static void sync_done(struct cow_iocb *cb, int result)
 }
 
 /* 1: synced, *ret; 0: sync_done() goes on. */
-static int sync_start(struct cow_chain *c, int *ret)
+static int sync_start(struct cow_chain *c, struct cow_file *file, int *ret)
 {
 	c->flush.cb = (struct cow_iocb){
-		.file = &c->layers[0].file,
+		.file = file,
 		.op = COW_IO_SYNC,
 		.done = sync_done,
 		.opaque = c,
@@ -86,12 +87,18 @@ static void flush_run(struct cow_chain *c, int rc)
 			}
 			f->state = FLUSH_SYNC;
 			c->meta_syncs++;
-			if (!sync_start(c, &rc))
+			if (!sync_start(c, &c->layers[0].file, &rc))
 				return;
 			continue;
 		}
 		if (rc)
 			chain_fail(c, COW_MODE_RO, rc, "fdatasync");
+		if (rc == 0 && f->state == FLUSH_DATA_FILE) {
+			f->state = FLUSH_DATA;
+			if (!sync_start(c, &c->layers[0].file, &rc))
+				return;
+			continue;
+		}
 		if (rc || f->meta.round == f->meta.rounds) {
 			flush_finish(c, rc);
 			return;
@@ -120,7 +127,9 @@ static void flush_start(struct cow_chain *c)
 	if (c->data_dirty) {
 		c->data_dirty = false;
 		c->data_syncs++;
-		if (!sync_start(c, &rc))
+		if (c->layers[0].data.io)
+			f->state = FLUSH_DATA_FILE;
+		if (!sync_start(c, c->layers[0].data.io ? &c->layers[0].data : &c->layers[0].file, &rc))
 			return;
 	}
 	flush_run(c, rc);

@@ -50,6 +50,10 @@ static const char *missing_member(const struct cow_format *f)
 		return "check";
 	if ((f->caps & COW_CAP_COMMIT) && (!f->make_empty || !f->rebase))
 		return "make_empty or rebase";
+	if (!f->encode != !f->put_encoded)
+		return "encode or put_encoded";
+	if (!f->snapshot != !f->snapshots)
+		return "snapshot or snapshots";
 	return NULL;
 }
 

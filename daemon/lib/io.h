@@ -33,6 +33,7 @@ struct cow_file {
 	uint64_t size;		/* bytes; of a block device its capacity */
 	uint64_t dev, ino;	/* identity; of a block device rdev and 0 */
 	int64_t mtime_ns;	/* 0 for a block device */
+	uint64_t data_from, data_to;	/* of a file that is only read: a range without a hole */
 };
 
 struct cow_open_spec {
@@ -125,6 +126,8 @@ void cow_file_close(struct cow_file *f);
 int cow_file_publish(struct cow_file *f, bool exist_ok, struct cow_err *err);
 int cow_file_lock(struct cow_file *f, bool write, struct cow_err *err);
 int cow_file_truncate(struct cow_file *f, uint64_t size);
+/* At least @size bytes long, nearly all of what is new sparse. No block device. */
+int cow_file_extend(struct cow_file *f, uint64_t size);
 int cow_file_seek(struct cow_file *f, uint64_t off, bool data, uint64_t *ret);
 int cow_file_refresh(struct cow_file *f);
 uint64_t cow_file_allocated(struct cow_file *f);

@@ -76,7 +76,8 @@ void cow_chain_extent_kv(struct cow_chain *c, const struct cow_extent *ext, unsi
 	if (ext->kind == COW_DATA)
 		cow_kv_u64(kv, "offset", ext->phys);
 	if (ext->kind == COW_DATA || ext->kind == COW_ENCODED) {
-		cow_kv_str(kv, "file", cow_chain_image(c, layer)->path);
+		cow_kv_str(kv, "file", ext->file ? cow_chain_image(c, layer)->data_file :
+			   cow_chain_image(c, layer)->path);
 		if (ext->file)
 			cow_kv_u64(kv, "file_index", ext->file);
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Work on a whole image that is offline, or quiesced: create, resize, check,
- * commit, rebase, and the description of its extents; and the synchronous file
+ * snapshot, commit, rebase, and the description of its extents; and the synchronous file
  * access that a format's control-path callbacks use. The order of the steps of
  * commit is what makes it safe to interrupt.
  */
@@ -17,8 +17,7 @@
 
 static struct cow_file *img_file(struct cow_image *img, uint16_t file)
 {
-	cow_assert(file == 0);
-	return &img_layer(img)->file;
+	return layer_file(img_layer(img), file);
 }
 
 int cow_img_pread(struct cow_image *img, uint16_t file, void *buf, size_t len, uint64_t off)
@@ -120,10 +119,16 @@ static int map_blocking(struct cow_layer *l, const struct cow_query *q, struct c
 /* A punched range of the file is a hole of the image, as far as the file system tells. */
 static void refine(struct cow_layer *l, struct cow_extent *e)
 {
-	const struct cow_io_ops *ops = l->file.io->ops;
+	struct cow_file *f = layer_file(l, e->file);
+	const struct cow_io_ops *ops = f->io->ops;
 	uint64_t next;
-	int rc = ops->seek(&l->file, e->phys, true, &next);
+	int rc;
 
+	if (e->phys >= f->data_from && e->phys < f->data_to) {
+		e->len = cow_min(e->len, f->data_to - e->phys);
+		return;
+	}
+	rc = ops->seek(f, e->phys, true, &next);
 	if (rc == -ENXIO) {
 		e->kind = COW_HOLE;
 		return;
@@ -133,8 +138,11 @@ static void refine(struct cow_layer *l, struct cow_extent *e)
 	if (next > e->phys) {
 		e->kind = COW_HOLE;
 		e->len = cow_min(e->len, next - e->phys);
-	} else if (ops->seek(&l->file, e->phys, false, &next) == 0 && next > e->phys) {
+	} else if (ops->seek(f, e->phys, false, &next) == 0 && next > e->phys) {
 		e->len = cow_min(e->len, next - e->phys);
+		/* Some file systems look at every page up to there: not again for each piece of it. */
+		f->data_from = f->writable ? 0 : e->phys;
+		f->data_to = f->writable ? 0 : next;
 	}
 }
 
@@ -168,6 +176,42 @@ int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint64_t virt, u
 	    end > c->layers[layer].img.size)
 		return -EINVAL;
 	return layer_extent(&c->layers[layer], virt, len, ret);
+}
+
+int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len, struct cow_extent *ret)
+{
+	struct cow_query q = { .virt = virt, .len = len, .intent = COW_WRITE };
+	struct cow_image *img = &c->layers[0].img;
+	struct cow_map map;
+	uint64_t end;
+	int rc;
+
+	chain_assert_thread(c);
+	if (len == 0 || !cow_add_ok(virt, len, &end) || end > img->size)
+		return -EINVAL;
+	if (!c->writable)
+		return -EROFS;
+	rc = c->mode == COW_MODE_RW ? chain_begin(c) : -EIO;
+	if (rc == 0)
+		rc = map_blocking(&c->layers[0], &q, &map);
+	if (rc)
+		return rc;
+	*ret = map.dst;
+	if (map.dst.flags & COW_EXT_NEW) {
+		img->fmt->commit(img, &map, -ECANCELED);
+		ret->kind = COW_BELOW;
+		if (map.dst.flags & COW_EXT_TABLE)
+			ret->len = virt - ret->virt + 1;
+	}
+	ret->phys += virt - ret->virt;
+	ret->len = cow_min(len, ret->len - (virt - ret->virt));
+	ret->virt = virt;
+	return 0;
+}
+
+bool cow_chain_unflushed(const struct cow_chain *c)
+{
+	return c->data_dirty || c->layers[0].meta.ndirty || c->flush.state != FLUSH_IDLE;
 }
 
 int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
@@ -292,6 +336,40 @@ int cow_chain_check(struct cow_chain *c, struct cow_report *rep, uint32_t flags,
 	if (rc == 0)
 		rc = img->fmt->check(img, rep, flags, err);
 	return rc ? cow_err_set(err, rc, "%s: check: %s", img->path, strerror(-rc)) : 0;
+}
+
+static int need_snapshots(const struct cow_image *img, struct cow_err *err)
+{
+	if (img->fmt->snapshot)
+		return 0;
+	return cow_err_set(err, -EOPNOTSUPP, "%s: format %s has no snapshots inside an image", img->path,
+			   img->fmt->name);
+}
+
+int cow_chain_snapshot(struct cow_chain *c, enum cow_snapshot_op op, const char *name,
+		       struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	int rc = need_snapshots(img, err);
+
+	if (rc == 0)
+		rc = need_writable(c, err);
+	if (rc == 0)
+		rc = quiesce(c, err);
+	if (rc == 0)
+		rc = img->fmt->snapshot(img, op, name, err);
+	img->gen++;
+	return rc ? cow_err_set(err, rc, "%s: snapshot: %s", img->path, strerror(-rc)) : 0;
+}
+
+int cow_chain_snapshots(struct cow_chain *c, int (*fn)(void *, const struct cow_snapshot *), void *opaque,
+			struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	int rc = need_snapshots(img, err);
+
+	chain_assert_thread(c);
+	return rc ? rc : img->fmt->snapshots(img, fn, opaque, err);
 }
 
 /*
@@ -511,6 +589,7 @@ struct create {
 	struct cow_create c;
 	struct cow_backing backing;
 	struct cow_identity identity;
+	bool draft;
 };
 
 static int create_base(struct create *cr, struct cow_err *err)
@@ -583,21 +662,79 @@ static int lock_replaced(struct create *cr, struct cow_io *io, struct cow_file *
 	return io->ops->lock(ret, true, err);
 }
 
-static int create_file(struct create *cr, struct cow_io *io, struct cow_err *err)
+/* Does @name stay in or below the folder that it is looked for in? */
+static bool stays_below(const char *name)
+{
+	for (const char *p = name; p; p = strchr(p, '/')) {
+		p += *p == '/';
+		if (!strncmp(p, "..", 2) && (p[2] == '/' || !p[2]))
+			return false;
+	}
+	return name[0] != '/';
+}
+
+/* Would the new image not get its name? */
+static bool name_taken(const struct create *cr, struct cow_io *io)
+{
+	struct cow_open_spec spec = { .path = cr->cfg->path };
+	struct cow_err ignored = { 0 };
+	struct cow_file f;
+
+	if (cr->cfg->exist_ok || io->ops->open(io, &spec, &f, &ignored))
+		return false;
+	f.io = io;
+	io->ops->close(&f);
+	return true;
+}
+
+/* The data file of a new image: it is there before the image has its name. */
+static int create_data(struct create *cr, struct cow_io *io, const struct cow_image *img,
+		       struct cow_err *err)
+{
+	const char *slash = strrchr(img->path, '/');
+	char *path COW_CLEANUP_FREE = cow_asprintf("%.*s%s", slash ? (int)(slash - img->path) + 1 : 0,
+						   img->path, img->data_file);
+	struct cow_open_spec spec = { .path = path, .write = true, .create = true,
+				      .exist_ok = cr->cfg->exist_ok };
+	struct cow_file f;
+	int rc;
+
+	if (!path)
+		return -ENOMEM;
+	if (cr->draft)
+		return cow_err_set(err, -EOPNOTSUPP, "%s: an image with a data file is made empty, then "
+				   "filled", img->path);
+	if (!stays_below(img->data_file) || !strcmp(path, img->path))
+		return cow_err_set(err, -EINVAL, "%s: the data file '%.256s' is no other file in or below "
+				   "its folder", img->path, img->data_file);
+	if (name_taken(cr, io))
+		return cow_err_sys(err, -EEXIST, "%s", img->path);
+	rc = io->ops->open(io, &spec, &f, err);
+	if (rc)
+		return rc;
+	f.io = io;
+	rc = io->ops->truncate(&f, img->size);
+	if (rc)
+		cow_err_sys(err, rc, "%s", path);
+	else
+		rc = io->ops->publish(&f, cr->cfg->exist_ok, err);
+	io->ops->close(&f);
+	return rc;
+}
+
+/* The nameless file of the new image, with its metadata; locked. *old: as lock_replaced(). */
+static int create_file(struct create *cr, struct cow_io *io, struct cow_file *ret, struct cow_file *old,
+		       struct cow_err *err)
 {
 	struct cow_open_spec spec = { .path = cr->cfg->path, .write = true, .create = true,
 				      .exist_ok = cr->cfg->exist_ok };
 	struct cow_layer l = { .img = { .fmt = cr->fmt, .path = cr->cfg->path } };
-	struct cow_file old = { .fd = -1, .lock_fd = -1 };
-	int rc = lock_replaced(cr, io, &old, err);
+	int rc = lock_replaced(cr, io, old, err);
 
 	if (rc == 0)
 		rc = io->ops->open(io, &spec, &l.file, err);
-	if (rc) {
-		if (old.io)
-			io->ops->close(&old);
+	if (rc)
 		return rc;
-	}
 	l.file.io = io;
 	rc = io->ops->lock(&l.file, true, err);
 	l.img.priv = rc == 0 ? cow_zalloc(cr->fmt->priv_size ? cr->fmt->priv_size : 1) : NULL;
@@ -605,39 +742,139 @@ static int create_file(struct create *cr, struct cow_io *io, struct cow_err *err
 		rc = -ENOMEM;
 	if (rc == 0)
 		rc = cr->fmt->create(&l.img, &cr->c, err);
-	if (rc == 0)
-		rc = io->ops->publish(&l.file, cr->cfg->exist_ok, err);
+	if (rc == 0 && l.img.data_file[0])
+		rc = create_data(cr, io, &l.img, err);
 	cow_free(l.img.priv);
-	io->ops->close(&l.file);
+	if (rc)
+		io->ops->close(&l.file);
+	else
+		*ret = l.file;
+	return rc;
+}
+
+static int create_and_publish(struct create *cr, struct cow_io *io, struct cow_err *err)
+{
+	struct cow_file file, old = { .fd = -1, .lock_fd = -1 };
+	int rc = create_file(cr, io, &file, &old, err);
+
+	if (rc == 0) {
+		rc = io->ops->publish(&file, cr->cfg->exist_ok, err);
+		io->ops->close(&file);
+	}
 	if (old.io)
 		io->ops->close(&old);
 	return rc;
 }
 
-int cow_image_create(const struct cow_create_cfg *cfg, uint64_t *ret_size, struct cow_err *err)
+/* What is to be made, from what the caller said. */
+static int create_plan(struct create *cr, struct cow_err *err)
 {
-	struct create cr = { .cfg = cfg, .c.size = cfg->size, .c.args = cfg->args };
-	const struct cow_io_ops *ops = cfg->io ? cfg->io : &cow_io_sync_ops;
-	struct cow_io *io;
-	int rc = cow_format_find(cfg->format, &cr.fmt, err);
+	const struct cow_create_cfg *cfg = cr->cfg;
+	int rc = cow_format_find(cfg->format, &cr->fmt, err);
 
 	if (rc)
 		return rc;
-	if (!(cr.fmt->caps & COW_CAP_CREATE))
+	if (!(cr->fmt->caps & COW_CAP_CREATE))
 		return cow_err_set(err, -EOPNOTSUPP, "format %s cannot be created", cfg->format);
-	rc = cow_args_check(cfg->args, cr.fmt->create_opts, cfg->format, err);
+	cr->c.size = cfg->size;
+	cr->c.args = cfg->args;
+	rc = cow_args_check(cfg->args, cr->fmt->create_opts, cfg->format, err);
 	if (rc == 0)
-		rc = create_base(&cr, err);
-	if (rc == 0 && cr.c.size == 0)
+		rc = create_base(cr, err);
+	if (rc == 0 && cr->c.size == 0)
 		rc = cow_err_set(err, -EINVAL, "%s: an image of 0 bytes is of no use", cfg->path);
+	return rc;
+}
+
+int cow_image_create(const struct cow_create_cfg *cfg, uint64_t *ret_size, struct cow_err *err)
+{
+	struct create cr = { .cfg = cfg };
+	const struct cow_io_ops *ops = cfg->io ? cfg->io : &cow_io_sync_ops;
+	struct cow_io *io;
+	int rc = create_plan(&cr, err);
+
 	if (rc == 0) {
 		rc = ops->init(cfg->io_arg, &io);
 		if (rc == 0) {
-			rc = create_file(&cr, io, err);
+			rc = create_and_publish(&cr, io, err);
 			ops->fini(io);
 		}
 	}
 	if (rc == 0 && ret_size)
 		*ret_size = cr.c.size;
 	return rc ? cow_err_set(err, rc, "%s: %s", cfg->path, strerror(-rc)) : 0;
+}
+
+/* The new image as a chain; its base, and where the base's own base is, are what the caller said. */
+static int draft_open(struct create *cr, struct cow_chain *c, struct cow_err *err)
+{
+	struct cow_file file;
+	int rc;
+
+	if (name_taken(cr, c->io))	/* before all the work, not after it */
+		return cow_err_sys(err, -EEXIST, "%s", cr->cfg->path);
+	rc = create_file(cr, c->io, &file, &c->replaced, err);
+	if (rc == 0)
+		rc = chain_open_new(c, cr->fmt, &file, err);
+	if (rc == 0 && cr->cfg->backing)
+		rc = chain_open_lower(c, cr->cfg->force ? COW_OPEN_FORCE : 0, err);
+	return rc;
+}
+
+int cow_image_draft(const struct cow_create_cfg *cfg, struct cow_chain **ret, struct cow_err *err)
+{
+	struct create cr = { .cfg = cfg, .draft = true };
+	const char *backing[COW_CHAIN_DEPTH + 1] = { cfg->backing };
+	struct cow_chain_cfg as = { .flags = COW_OPEN_WRITE, .backing = cfg->backing ? backing : NULL,
+				    .backing_dirs = cfg->backing_dirs, .io = cfg->io,
+				    .io_arg = cfg->io_arg };
+	struct cow_chain *c = NULL;
+	int rc = create_plan(&cr, err);
+
+	for (unsigned i = 0; cfg->base_backing && cfg->base_backing[i] && i + 1 < COW_CHAIN_DEPTH; i++)
+		backing[i + 1] = cfg->base_backing[i];
+	if (rc == 0)
+		rc = chain_alloc(&as, &c);
+	if (rc == 0)
+		rc = draft_open(&cr, c, err);
+	if (rc) {
+		if (c)
+			chain_free(c, true);
+		return cow_err_set(err, rc, "%s: %s", cfg->path, strerror(-rc));
+	}
+	c->draft = true;
+	c->draft_exist_ok = cfg->exist_ok;
+	*ret = c;
+	return 0;
+}
+
+int cow_image_measure(const struct cow_create_cfg *cfg, struct cow_measure *ret, struct cow_err *err)
+{
+	struct create cr = { .cfg = cfg };
+	int rc = create_plan(&cr, err);
+	struct cow_layer l = { .img = { .fmt = cr.fmt, .path = cfg->path } };
+
+	if (rc)
+		return rc;
+	if (!cr.fmt->measure)
+		return cow_err_set(err, -EOPNOTSUPP, "format %s cannot be measured", cfg->format);
+	l.img.priv = cow_zalloc(cr.fmt->priv_size ? cr.fmt->priv_size : 1);
+	rc = l.img.priv ? cr.fmt->measure(&l.img, &cr.c, ret, err) : -ENOMEM;
+	cow_free(l.img.priv);
+	return rc ? cow_err_set(err, rc, "%s: %s", cfg->path, strerror(-rc)) : 0;
+}
+
+int cow_image_publish(struct cow_chain *c, struct cow_err *err)
+{
+	struct cow_file *f = &c->layers[0].file;
+	bool forget;
+	int rc = chain_end(c, &forget);
+
+	cow_assert(c->draft);
+	if (rc)
+		rc = cow_err_sys(err, rc, "%s: cannot finish writing", f->path);
+	else
+		rc = f->io->ops->publish(f, c->draft_exist_ok, err);
+	chain_free(c, true);
+	return rc;
 }

@@ -16,6 +16,7 @@
 #include "engine.h"
 
 #define ZERO_CHUNK (64u << 10)
+#define PRESENT_CHUNK (1u << 20)
 
 static const uint8_t zeroes[ZERO_CHUNK];
 
@@ -35,19 +36,26 @@ void chain_wake_stalled(struct cow_chain *c, int result)
 	}
 }
 
-int chain_map(struct cow_layer *l, const struct cow_query *q, struct cow_pins *pins,
-	      struct cow_map *ret)
+/* @stored: bytes of a block in encoded form, which is what is to be placed; 0: plain ones. */
+static int ask(struct cow_layer *l, const struct cow_query *q, uint64_t stored, struct cow_pins *pins,
+	       struct cow_map *ret)
 {
 	uint64_t dirty = l->meta.ndirty;
 	int rc;
 
 	meta_begin(&l->meta, pins);
-	rc = l->img.fmt->map(&l->img, q, ret);
+	rc = stored ? l->img.fmt->put_encoded(&l->img, q, stored, ret) : l->img.fmt->map(&l->img, q, ret);
 	if (rc == -EAGAIN)
 		cow_assert(l->meta.ndirty == dirty);
 	if (rc == 0)
 		cow_assert(ret->dst.virt <= q->virt && ret->dst.len > q->virt - ret->dst.virt);
 	return rc;
+}
+
+int chain_map(struct cow_layer *l, const struct cow_query *q, struct cow_pins *pins,
+	      struct cow_map *ret)
+{
+	return ask(l, q, 0, pins, ret);
 }
 
 int chain_wait(struct cow_layer *l, struct cow_waiter *w)
@@ -123,8 +131,8 @@ static void rd_io_done(struct cow_iocb *cb, int result)
 	iocb_put(c, cb);
 }
 
-/* Starts the read of @n bytes of @l's file. False: no operation is free, the read was queued for one. */
-static bool rd_data(struct cow_rd *rd, struct cow_layer *l, uint64_t phys, uint64_t n)
+/* Starts the read of @n bytes of @file. False: no operation is free, the read was queued for one. */
+static bool rd_data(struct cow_rd *rd, struct cow_file *file, uint64_t phys, uint64_t n)
 {
 	struct cow_iocb *cb = iocb_get(rd->c);
 	int rc;
@@ -136,7 +144,7 @@ static bool rd_data(struct cow_rd *rd, struct cow_layer *l, uint64_t phys, uint6
 		cow_list_add_tail(&rd->c->stalled, &rd->wait.node);
 		return false;
 	}
-	cb->file = &l->file;
+	cb->file = file;
 	cb->op = COW_IO_READ;
 	cb->iov[0] = (struct iovec){ rd->buf + rd->pos, n };
 	cb->iovcnt = 1;
@@ -169,7 +177,7 @@ static bool rd_answer(struct cow_rd *rd, struct cow_layer *l, const struct cow_m
 
 	switch (map->dst.kind) {
 	case COW_DATA:
-		if (!rd_data(rd, l, map->dst.phys + (v - map->dst.virt), n))
+		if (!rd_data(rd, layer_file(l, map->dst.file), map->dst.phys + (v - map->dst.virt), n))
 			return false;
 		break;
 	case COW_BELOW:
@@ -340,7 +348,9 @@ static void wr_plan(struct cow_req *req, struct cow_wr *w, const struct cow_imag
 	w->punch = false;
 	w->n = end - v;
 	w->data = req->op == COW_OP_WRITE ? (const uint8_t *)req->buf + w->pos : NULL;
-	if (req->op == COW_OP_WRITE || req->op == COW_OP_WRITTEN)
+	if (req->op == COW_OP_PRESENT)
+		w->n = cow_min(w->n, PRESENT_CHUNK);
+	if (req->op == COW_OP_WRITE || req->op == COW_OP_WRITTEN || req->op == COW_OP_PRESENT)
 		return;
 	lo = cow_round_up(v, g);
 	hi = end == img->size ? end : cow_round_down(end, g);
@@ -381,6 +391,20 @@ static void wr_wake(struct cow_waiter *w, int result)
 		wr_drive(p);
 }
 
+/* Bytes at the request's buffer that are a block in encoded form; 0: they are plain. */
+static uint64_t wr_stored(struct cow_req_priv *p)
+{
+	return priv_req(p)->flags & COW_REQ_ENCODED ? priv_req(p)->stored : 0;
+}
+
+/* Bytes of the step that the request itself has. */
+static uint64_t wr_given(struct cow_req_priv *p)
+{
+	if (priv_req(p)->op == COW_OP_PRESENT)
+		return 0;
+	return wr_stored(p) ? wr_stored(p) : p->wr.n;
+}
+
 /* Asks the top layer for the step's place. 0: answered; 1: waiting; -errno. */
 static int wr_map(struct cow_req_priv *p)
 {
@@ -397,7 +421,7 @@ static int wr_map(struct cow_req_priv *p)
 	if (w->punch && !(req->flags & COW_REQ_PRESENT))
 		q.intent = req->op == COW_OP_ZERO ? COW_ZERO : COW_DISCARD;
 	do {
-		rc = chain_map(top, &q, &w->pins, &w->map);
+		rc = ask(top, &q, wr_stored(p), &w->pins, &w->map);
 		if (rc == -EAGAIN) {
 			rc = chain_wait(top, &w->wait);
 			if (rc == 0)
@@ -416,6 +440,10 @@ static int wr_map(struct cow_req_priv *p)
 	if (!w->punch && (dst->flags & COW_EXT_NEW)) {
 		w->head = q.virt - dst->virt;
 		w->tail = end - (q.virt + w->n);
+		if (req->op == COW_OP_PRESENT) {	/* nothing of it is given: all is filled */
+			w->head = dst->len;
+			w->tail = 0;
+		}
 	}
 	return 0;
 }
@@ -475,20 +503,21 @@ static int wr_io(struct cow_req_priv *p, int *ret)
 	struct cow_layer *top = &p->c->layers[0];
 	struct cow_wr *w = &p->wr;
 	const struct cow_extent *dst = &w->map.dst;
-	uint64_t skip = priv_req(p)->virt + w->pos - dst->virt - w->head;
+	uint64_t skip = w->head ? 0 : priv_req(p)->virt + w->pos - dst->virt;
+	uint64_t bytes = wr_given(p);
 	struct cow_iocb *cb = &w->cb;
 
-	cb->file = &top->file;
+	cb->file = layer_file(top, dst->file);
 	cb->off = dst->phys + skip;
-	cb->len = w->head + w->n + w->tail;
+	cb->len = w->head + bytes + w->tail;
 	cb->op = w->punch ? COW_IO_PUNCH : COW_IO_WRITE;
 	cb->done = wr_io_done;
 	cb->iovcnt = 0;
 	if (!w->punch) {
 		if (w->head)
 			cb->iov[cb->iovcnt++] = (struct iovec){ w->bounce, w->head };
-		cb->iov[cb->iovcnt].iov_base = (void *)(uintptr_t)w->data;
-		cb->iov[cb->iovcnt++].iov_len = w->n;
+		if (bytes)
+			cb->iov[cb->iovcnt++] = (struct iovec){ (void *)(uintptr_t)w->data, bytes };
 		if (w->tail)
 			cb->iov[cb->iovcnt++] = (struct iovec){ w->bounce + w->head, w->tail };
 	}
@@ -546,7 +575,7 @@ static int wr_commit(struct cow_req_priv *p, int io)
 	if (w->map.dst.flags & COW_EXT_NEW) {
 		img->fmt->commit(img, &w->map, io);
 		if (io == 0 && w->map.dst.kind == COW_DATA)
-			p->c->allocated_bytes += w->head + w->n + w->tail;
+			p->c->allocated_bytes += w->map.dst.len;
 	}
 	meta_unpin(&w->pins);
 	cow_free(w->bounce);
@@ -594,8 +623,13 @@ static int wr_step_map(struct cow_req_priv *p)
 		w->pos += w->n;
 		return 0;
 	}
-	if (w->map.dst.kind != COW_DATA)
+	if (w->map.dst.kind != (wr_stored(p) ? COW_ENCODED : COW_DATA))
 		return -EIO;
+	if (priv_req(p)->op == COW_OP_PRESENT && !(w->map.dst.flags & COW_EXT_NEW)) {
+		meta_unpin(&w->pins);
+		w->pos += w->n;
+		return 0;
+	}
 	if (priv_req(p)->op == COW_OP_WRITTEN) {
 		wr_check_linear(&p->c->layers[0].img, w);
 		w->cb.raw = 0;
@@ -627,7 +661,7 @@ static int wr_step(struct cow_req_priv *p)
 	case WR_HEAD:
 	case WR_TAIL:
 		if (w->state == WR_HEAD)
-			rc = wr_fill(p, w->bounce, v - w->head, w->head, &p->fill.err);
+			rc = wr_fill(p, w->bounce, w->map.dst.virt, w->head, &p->fill.err);
 		else
 			rc = wr_fill(p, w->bounce + w->head, v + w->n, w->tail, &p->fill.err);
 		if (rc == 0)
@@ -667,6 +701,17 @@ static void wr_drive(struct cow_req_priv *p)
 		wr_finish(p, rc);
 }
 
+/* A whole block that the format can store encoded, in less than its bytes. 0 or -errno. */
+static int wr_check_encoded(const struct cow_image *img, const struct cow_req *req)
+{
+	if (req->op != COW_OP_WRITE || !img->fmt->put_encoded || !img->block)
+		return -EOPNOTSUPP;
+	if (req->virt % img->block || req->len != cow_min(img->block, img->size - req->virt) ||
+	    req->stored == 0 || req->stored >= img->block)
+		return -EINVAL;
+	return 0;
+}
+
 /* May this change be tried at all? 0 or -errno. */
 static int wr_check(struct cow_chain *c, const struct cow_req *req)
 {
@@ -675,6 +720,8 @@ static int wr_check(struct cow_chain *c, const struct cow_req *req)
 
 	if (!c->writable || c->mode != COW_MODE_RW)
 		return c->writable ? -EIO : -EROFS;
+	if (req->flags & COW_REQ_ENCODED)
+		return wr_check_encoded(img, req);
 	if (req->op != COW_OP_WRITTEN)
 		return 0;
 	if (!img->linear)
@@ -778,19 +825,24 @@ static void sync_done(struct cow_req *req, int result)
 	w->done = true;
 }
 
-static int run(struct cow_chain *c, enum cow_op op, void *buf, uint64_t virt, uint64_t len,
-	       unsigned layer)
+static int run_req(struct cow_chain *c, struct cow_req *req)
 {
 	struct sync_wait w = { 0 };
-	struct cow_req req = { .op = op, .virt = virt, .len = len, .buf = buf, .layer = layer,
-			       .done = sync_done, .opaque = &w };
 
-	if (op != COW_OP_FLUSH && len == 0)
-		return 0;
-	cow_req_submit(c, &req);
+	req->done = sync_done;
+	req->opaque = &w;
+	cow_req_submit(c, req);
 	while (!w.done)
 		cow_chain_poll(c, true);
 	return w.result;
+}
+
+static int run(struct cow_chain *c, enum cow_op op, void *buf, uint64_t virt, uint64_t len,
+	       unsigned layer)
+{
+	struct cow_req req = { .op = op, .virt = virt, .len = len, .buf = buf, .layer = layer };
+
+	return op != COW_OP_FLUSH && len == 0 ? 0 : run_req(c, &req);
 }
 
 int cow_chain_pread(struct cow_chain *c, void *buf, size_t len, uint64_t virt)
@@ -806,6 +858,18 @@ int cow_chain_pread_layer(struct cow_chain *c, unsigned layer, void *buf, size_t
 int cow_chain_pwrite(struct cow_chain *c, const void *buf, size_t len, uint64_t virt)
 {
 	return run(c, COW_OP_WRITE, (void *)(uintptr_t)buf, virt, len, 0);
+}
+
+int cow_chain_pwrite_encoded(struct cow_chain *c, const void *buf, size_t len, uint64_t virt)
+{
+	const struct cow_image *img = &c->layers[0].img;
+	struct cow_req req = { .op = COW_OP_WRITE, .flags = COW_REQ_ENCODED, .virt = virt, .stored = len,
+			       .buf = (void *)(uintptr_t)buf };
+
+	if (virt >= img->size)
+		return -EINVAL;
+	req.len = cow_min(img->block, img->size - virt);
+	return run_req(c, &req);
 }
 
 int cow_chain_zero(struct cow_chain *c, uint64_t virt, uint64_t len)

@@ -116,6 +116,16 @@ static int create_geometry(struct cow_image *img, const struct cow_create *c, st
 	return 0;
 }
 
+static int dscow_measure(struct cow_image *img, const struct cow_create *c, struct cow_measure *ret,
+			 struct cow_err *err)
+{
+	struct dscow *d = img->priv;
+	int rc = create_geometry(img, c, d, err);
+
+	*ret = (struct cow_measure){ .tables = d->first_block };
+	return rc;
+}
+
 static int create_file(struct cow_image *img, const struct dscow *d)
 {
 	int rc;
@@ -286,6 +296,7 @@ static struct cow_format dscow_format = {
 	.verify = dscow_verify,
 	.seal = dscow_seal,
 	.create = dscow_create,
+	.measure = dscow_measure,
 	.resize = dscow_resize,
 	.check = dscow_check,
 	.make_empty = dscow_make_empty,

@@ -75,6 +75,8 @@ static int print_formats(void)
 		printf("%s cap read", *n);
 		if (fmt->decode)
 			printf(" encoded");
+		if (fmt->snapshot)
+			printf(" snapshot");
 		for (size_t i = 0; i < COW_ARRAY_SIZE(caps); i++)
 			if (fmt->caps & caps[i].cap)
 				printf(" %s", caps[i].name);

@@ -143,7 +143,7 @@ for plugin in "$BUILD"/lib/cow/cow-*.so; do
 	sed -n "s/^$name key //p" "$TMP/formats" >"$TMP/code"
 	sed -n '/^\.Sh OPTIONS/,/^\.Sh [^O]/s/^\.It Cm \([a-z0-9_]*\) Ns = .*/\1/p' "$page" >"$TMP/page"
 	agree "format $name"
-	# The table of what it can do. Nothing snapshots yet.
+	# The table of what it can do.
 	row=$(sed -n '/^\.It Sy read Ta Sy write/{n;s/^\.It //;s/ Ta / /g;p;}' "$page")
 	set -- $row
 	[ $# = 7 ] || fail "$page: the table is not one row of seven words: $row"

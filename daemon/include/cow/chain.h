@@ -95,6 +95,8 @@ COW_EXPORT int cow_lock_too(int fd, bool write);
  * flight. 0; -errno and a sentence when a block device in the chain cannot.
  */
 COW_EXPORT int cow_chain_go_direct(struct cow_chain *c, struct cow_err *err);
+/* Makes the top image's file @size bytes long, sparse, unless it is longer. No block device. 0 or -errno. */
+COW_EXPORT int cow_chain_extend(struct cow_chain *c, uint64_t size);
 /* Facts about every layer ("info"). */
 COW_EXPORT void cow_chain_info(struct cow_chain *c, struct cow_kv *kv);
 
@@ -114,15 +116,22 @@ enum cow_op {
 	 * buffer. Counts as a change: the next flush makes it durable, its data first.
 	 */
 	COW_OP_WRITTEN,
+	/*
+	 * Gives the range a place of its own in the top image, with what it reads as: nothing
+	 * changes but that somebody else may write there then (cow_chain_in_place()). No buffer.
+	 */
+	COW_OP_PRESENT,
 	COW_OPS
 };
 
-#define COW_REQ_FUA	(1u << 0)	/* WRITE, ZERO, DISCARD, WRITTEN: durable when done */
+#define COW_REQ_FUA	(1u << 0)	/* all but READ and FLUSH: durable when done */
 /*
  * ZERO, DISCARD: what becomes zeroes has its place in the top image afterwards, even
  * where it read as zeroes without one: for those who go to the file themselves.
  */
 #define COW_REQ_PRESENT	(1u << 1)
+/* WRITE: one whole block of the top image, whose stored form, made by its format's encode(), is at @buf. */
+#define COW_REQ_ENCODED	(1u << 2)
 
 /*
  * A request. The caller owns it and @buf until @done was called; @done may be
@@ -139,6 +148,7 @@ struct cow_req {
 	uint32_t flags;		/* COW_REQ_* */
 	uint64_t virt, len;	/* in bounds, len > 0; unused for FLUSH */
 	void *buf;		/* READ, WRITE: len bytes */
+	uint64_t stored;	/* with COW_REQ_ENCODED: bytes at @buf instead of @len */
 	unsigned layer;		/* READ: first layer to look at; 0: the whole chain */
 	void (*done)(struct cow_req *req, int result);
 	void *opaque;
@@ -170,6 +180,9 @@ COW_EXPORT int cow_chain_pread(struct cow_chain *c, void *buf, size_t len, uint6
 COW_EXPORT int cow_chain_pread_layer(struct cow_chain *c, unsigned layer, void *buf, size_t len,
 				     uint64_t virt);
 COW_EXPORT int cow_chain_pwrite(struct cow_chain *c, const void *buf, size_t len, uint64_t virt);
+/* The block at @virt, from its stored form of @len bytes: see COW_REQ_ENCODED. */
+COW_EXPORT int cow_chain_pwrite_encoded(struct cow_chain *c, const void *buf, size_t len,
+					uint64_t virt);
 COW_EXPORT int cow_chain_zero(struct cow_chain *c, uint64_t virt, uint64_t len);
 COW_EXPORT int cow_chain_discard(struct cow_chain *c, uint64_t virt, uint64_t len);
 COW_EXPORT int cow_chain_flush(struct cow_chain *c);
@@ -192,6 +205,16 @@ COW_EXPORT int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t vi
  */
 COW_EXPORT int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint64_t virt,
 				      uint64_t len, struct cow_extent *ret);
+
+/*
+ * Where [virt, virt + some) of the top image can be written in place, by others as well
+ * (COW_CAP_REMAP, cow_image.linear): COW_DATA. COW_BELOW: it has to be made present first, all of
+ * what the answer covers. Changes nothing that is seen, but marks the image as in use. Blocking.
+ */
+COW_EXPORT int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len,
+				  struct cow_extent *ret);
+/* Is there something that the next flush makes durable, or one under way? */
+COW_EXPORT bool cow_chain_unflushed(const struct cow_chain *c);
 
 /*
  * The merged walk over a chain: as cow_chain_extent() for [virt, end), with
@@ -236,6 +259,17 @@ COW_EXPORT int cow_chain_commit(struct cow_chain *c,
 COW_EXPORT int cow_chain_rebase(struct cow_chain *c, struct cow_chain *base, const char *path,
 				bool force, struct cow_err *err);
 
+/*
+ * Snapshots inside the top image, see cow_format.snapshot(). Its base is not needed. What
+ * cow_chain_size() says can be another afterwards. -EOPNOTSUPP: the format has none.
+ */
+COW_EXPORT int cow_chain_snapshot(struct cow_chain *c, enum cow_snapshot_op op, const char *name,
+				  struct cow_err *err);
+/* Calls @fn for each until it returns other than 0; returns that. */
+COW_EXPORT int cow_chain_snapshots(struct cow_chain *c,
+				   int (*fn)(void *opaque, const struct cow_snapshot *s), void *opaque,
+				   struct cow_err *err);
+
 struct cow_create_cfg {
 	const char *format, *path;
 	uint64_t size;			/* 0: the base's */
@@ -255,6 +289,19 @@ struct cow_create_cfg {
  */
 COW_EXPORT int cow_image_create(const struct cow_create_cfg *cfg, uint64_t *ret_size,
 				struct cow_err *err);
+/*
+ * The same for an image that is filled before it appears: *ret is open for writing, with its
+ * base. cow_image_publish() closes it and gives it its name, durable; cow_chain_close() leaves
+ * nothing of it, but on a block device. What an existing file is replaced by stays locked
+ * until then.
+ */
+COW_EXPORT int cow_image_draft(const struct cow_create_cfg *cfg, struct cow_chain **ret,
+			       struct cow_err *err);
+/* How much room such an image takes. -EOPNOTSUPP: its format does not say. Nothing is made. */
+COW_EXPORT int cow_image_measure(const struct cow_create_cfg *cfg, struct cow_measure *ret,
+				 struct cow_err *err);
+/* The chain is gone either way. */
+COW_EXPORT int cow_image_publish(struct cow_chain *draft, struct cow_err *err);
 
 /* ---- counters ---- */
 

@@ -25,6 +25,11 @@
 #define COW_CAP_CHECK	(1u << 5)
 #define COW_CAP_COMMIT	(1u << 6)	/* has make_empty() and rebase() */
 #define COW_CAP_NOFILE	(1u << 7)	/* opens no file: the "image" is only a name */
+/*
+ * As long as the image is open, a place of the file that map() answered with COW_DATA keeps the
+ * bytes of that range, or is used for no other: others (the kernel) may remember it.
+ */
+#define COW_CAP_REMAP	(1u << 8)
 
 /* How an image is opened */
 #define COW_OPEN_WRITE	(1u << 0)
@@ -77,6 +82,13 @@ struct cow_image {
 	 * not made larger. 0: formats with verify() or seal() as much as the file has.
 	 */
 	uint64_t table_bytes;
+
+	/*
+	 * Set by open() and create(): the name of a second file, for data alone, as it stands in the
+	 * image; empty: none. A hint as that of a base. libcow opens it after open(), or creates it
+	 * with @size bytes, in or below the folder of the image. Answers of map() name it by file 1.
+	 */
+	char data_file[1024];
 };
 
 /* create() */
@@ -85,6 +97,23 @@ struct cow_create {
 	const struct cow_args *args;	/* checked against create_opts */
 	const struct cow_backing *backing;	/* NULL: no base */
 	const struct cow_identity *identity;	/* of the base; NULL: no base */
+};
+
+/* snapshot() */
+enum cow_snapshot_op { COW_SNAPSHOT_CREATE, COW_SNAPSHOT_APPLY, COW_SNAPSHOT_DELETE };
+
+/* A snapshot inside an image, as snapshots() tells it. */
+struct cow_snapshot {
+	const char *id, *name;
+	uint64_t date_sec;		/* when it was made, since 1970 */
+	uint64_t size;			/* virtual bytes */
+	uint64_t vm_state_bytes;	/* of the state of a virtual machine kept with it; 0: none */
+};
+
+/* measure() */
+struct cow_measure {
+	uint64_t tables;	/* bytes of everything but data in an image that is full */
+	uint64_t unit;		/* bytes that data takes up at once; 0: all of it has its place from the start */
 };
 
 /* check() */
@@ -180,11 +209,44 @@ struct cow_format {
 	 * is more, from the map->src.len stored ones at @raw. 0 or -errno. No I/O.
 	 */
 	int (*decode)(struct cow_image *img, const struct cow_map *map, const void *raw, void *out);
+
+	/*
+	 * Optional, both or none: writing what decode() reads. encode() makes the stored form of
+	 * a block (@plain: img->block bytes, zeroes behind the end of the image) at @out, which
+	 * has room for a block; *ret_len is less than that. -ENOSPC: it does not become smaller.
+	 * No I/O, and no change of anything: called from any thread, several at once.
+	 */
+	int (*encode)(const struct cow_image *img, const void *plain, void *out, size_t *ret_len);
+	/*
+	 * As map() of a WRITE, for one whole block (the end of the image counts as the end of
+	 * one) whose stored form has @len bytes: @ret->dst is COW_ENCODED and COW_EXT_NEW, and
+	 * @ret->dst.phys where they go, or a table that is to be made first. commit() ends it.
+	 */
+	int (*put_encoded)(struct cow_image *img, const struct cow_query *q, uint64_t len,
+			   struct cow_map *ret);
+
+	/* What create() would come to take. Optional. @img has a path and no file. */
+	int (*measure)(struct cow_image *img, const struct cow_create *c, struct cow_measure *ret,
+		       struct cow_err *err);
+
+	/*
+	 * Optional, both or none: snapshots inside the image. CREATE keeps what the disk is under
+	 * @name; APPLY makes the disk what a snapshot kept, its size included; DELETE forgets a
+	 * snapshot. @name of those two: its ID, else its name. The cache holds no dirty block.
+	 * begin() was called only if there were other changes before: what has to be marked in the
+	 * image first is up to this. Crash-safe.
+	 */
+	int (*snapshot)(struct cow_image *img, enum cow_snapshot_op op, const char *name,
+			struct cow_err *err);
+	/* Calls @fn for each, oldest first, until it returns other than 0; returns that. */
+	int (*snapshots)(struct cow_image *img, int (*fn)(void *opaque, const struct cow_snapshot *s),
+			 void *opaque, struct cow_err *err);
 };
 
 /*
  * File access for the control-path callbacks above: begin, end, open, create, resize, check,
- * make_empty, rebase. Never from map, commit, verify or seal. Synchronous. file 0 is the image itself.
+ * make_empty, rebase, snapshot, snapshots. Never from map, commit, verify or seal. Synchronous.
+ * file 0 is the image itself, 1 its data file, which is not there yet in open and create.
  * Return 0 or -errno; a read past the end of the file gives zeroes.
  */
 COW_EXPORT int cow_img_pread(struct cow_image *img, uint16_t file, void *buf, size_t len, uint64_t off);
@@ -199,7 +261,7 @@ COW_EXPORT bool cow_img_is_blkdev(struct cow_image *img, uint16_t file);
 /* Next data (@data) or hole at or after @off: 0 and the offset; -ENXIO: none; other -errno: unknown. */
 COW_EXPORT int cow_img_seek(struct cow_image *img, uint16_t file, uint64_t off, bool data,
 			    uint64_t *ret_off);
-/* Forgets every cached clean block; dirty ones must not exist. For resize, check, make_empty. */
+/* Forgets every cached clean block; dirty ones must not exist. For resize, check, make_empty, snapshot. */
 COW_EXPORT void cow_img_drop_cache(struct cow_image *img);
 
 /* Fills @fmt->abi and ->size and exports it. */

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * What is done to crafted images (badimage.h).
+ */
+#include "badimage.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "cow/log.h"
+#include "test.h"
+
+#define HEADER_MAX 128u
+#define LOOK_MAX COW_GIB(1)	/* virtual bytes: a check of more takes longer than a test may */
+
+static struct cow_sim *sim;
+static unsigned images, refused;
+
+struct cow_sim *bad_machine(void)
+{
+	return sim;
+}
+
+void bad_put(uint64_t off, unsigned bytes, uint64_t value)
+{
+	uint8_t b[8];
+
+	cow_put_be64(b, value);
+	CHECK_EQ(cow_sim_write(sim, BAD_IMG, b + 8 - bytes, bytes, off), 0);
+}
+
+uint64_t bad_get(uint64_t off, unsigned bytes)
+{
+	uint8_t b[8] = { 0 };
+
+	CHECK_EQ(cow_sim_read(sim, BAD_IMG, b + 8 - bytes, bytes, off), 0);
+	return cow_get_be64(b);
+}
+
+void bad_count(unsigned *ret_images, unsigned *ret_refused)
+{
+	*ret_images = images;
+	*ret_refused = refused;
+}
+
+struct cow_chain *bad_open(uint32_t flags, const char *options, struct cow_err *err)
+{
+	struct cow_args *args = cow_args_new();
+	struct cow_chain_cfg cfg = {
+		.format = bad_kind.format, .path = BAD_IMG, .flags = flags, .args = args,
+		.no_backing = true, .cache_bytes = COW_KIB(256), .io = &cow_io_sim_ops, .io_arg = sim,
+	};
+	struct cow_chain *c = NULL;
+	int rc;
+
+	CHECK(args);
+	CHECK_EQ(cow_args_parse(args, options, err), 0);
+	*err = (struct cow_err){ 0 };
+	rc = cow_chain_open(&cfg, &c, err);
+	cow_args_free(args);
+	if (rc == 0)
+		return c;
+	CHECK(rc < 0 && err->code == rc && err->msg[0] && !strchr(err->msg, '\n'));
+	CHECK(strstr(err->msg, BAD_IMG));
+	CHECK_EQ(cow_sim_open_files(sim), 0);
+	return NULL;
+}
+
+void bad_make(const char *options)
+{
+	struct cow_args *args = cow_args_new();
+	struct cow_create_cfg cfg = {
+		.format = bad_kind.format, .path = BAD_IMG, .size = bad_kind.size, .args = args,
+		.exist_ok = true, .io = &cow_io_sim_ops,
+	};
+	const struct cow_format *fmt;
+	struct cow_err err = { 0 };
+	struct cow_chain *c;
+	uint8_t data[8192];
+
+	if (cow_format_find(bad_kind.format, &fmt, &err))
+		test_skip("built without zlib and zstd");
+	if (sim)
+		cow_sim_free(sim);
+	cow_log_set_level((enum cow_log_level)0);
+	sim = cow_sim_new(1);
+	cfg.io_arg = sim;
+	CHECK(sim && args && cow_args_parse(args, options, &err) == 0);
+	if (cow_image_create(&cfg, NULL, &err))
+		FAIL("create: %s", err.msg);
+	cow_args_free(args);
+	c = bad_open(COW_OPEN_WRITE, "", &err);
+	CHECK(c);
+	memset(data, 0x5a, sizeof(data));
+	CHECK_EQ(cow_chain_pwrite(c, data, sizeof(data), 0), 0);
+	CHECK_EQ(cow_chain_pwrite(c, data, sizeof(data), bad_kind.size / 2), 0);
+	CHECK_EQ(cow_chain_close(c), 0);
+}
+
+/* Reads all over, asks for maps, checks. Any error may come, nothing else. Corruptions, or UINT64_MAX. */
+static uint64_t look(struct cow_chain *c)
+{
+	static uint8_t buf[COW_KIB(256)];
+	struct cow_report rep = { 0 };
+	struct cow_err err = { 0 };
+	uint64_t size = cow_chain_size(c), virt = 0;
+
+	for (unsigned i = 0; i < 8; i++)
+		(void)cow_chain_pread(c, buf, cow_min(sizeof(buf), size - size / 8 * i), size / 8 * i);
+	for (unsigned i = 0; i < 64 && virt < size; i++) {
+		struct cow_extent e;
+
+		if (cow_chain_extent(c, 0, virt, size - virt, &e, NULL))
+			break;
+		CHECK(e.virt == virt && e.len > 0 && e.len <= size - virt);
+		virt += e.len;
+	}
+	if (size > LOOK_MAX || cow_chain_check(c, &rep, 0, &err))
+		return UINT64_MAX;
+	return rep.corruptions;
+}
+
+/* Writes; in a @sound image what was accepted reads back; never is the header written over. */
+static void scribble(struct cow_chain *c, const char *name, bool sound)
+{
+	const uint64_t size = bad_kind.size, at[] = { 0, 4000, size / 2 + 100, size / 4, size - 5000 };
+	uint8_t data[5000], got[5000], before[HEADER_MAX], after[HEADER_MAX];
+
+	CHECK(bad_kind.header_bytes <= HEADER_MAX);
+	CHECK_EQ(cow_sim_read(sim, BAD_IMG, before, bad_kind.header_bytes, 0), 0);
+	for (unsigned i = 0; i < COW_ARRAY_SIZE(at); i++) {
+		if (at[i] + sizeof(data) > cow_chain_size(c))
+			continue;
+		memset(data, (int)i + 1, sizeof(data));
+		if (cow_chain_pwrite(c, data, sizeof(data), at[i]))
+			continue;
+		if (cow_chain_pread(c, got, sizeof(got), at[i]))
+			FAIL("%s: what was written at %llu cannot be read", name,
+			     (unsigned long long)at[i]);
+		if (sound && memcmp(got, data, sizeof(data)))
+			FAIL("%s: what was written at %llu does not read back", name,
+			     (unsigned long long)at[i]);
+	}
+	(void)cow_chain_zero(c, 8192, 16384);
+	(void)cow_chain_discard(c, size / 2, 8192);
+	(void)cow_chain_flush(c);
+	CHECK_EQ(cow_sim_read(sim, BAD_IMG, after, bad_kind.header_bytes, 0), 0);
+	if (bad_kind.may_change)
+		bad_kind.may_change(after, before);
+	if (memcmp(before, after, bad_kind.header_bytes))
+		FAIL("%s: the header was written over", name);
+}
+
+static void use(const char *name, uint32_t flags)
+{
+	uint64_t before;
+	struct cow_err err = { 0 };
+	struct cow_chain *c = bad_open(flags, "", &err);
+
+	if (!c)
+		return;
+	before = look(c);
+	if (flags == COW_OPEN_WRITE)
+		scribble(c, name, before == 0);
+	if (flags & COW_OPEN_CHECK && flags & COW_OPEN_WRITE) {
+		struct cow_report rep = { 0 };
+
+		(void)cow_chain_check(c, &rep, COW_CHECK_REPAIR, &err);
+	}
+	(void)cow_chain_close(c);
+	if (before != 0)
+		return;
+	c = bad_open(0, "", &err);
+	if (!c)
+		FAIL("%s: cannot be opened after it was used: %s", name, err.msg);
+	if (look(c) != 0)
+		FAIL("%s: was sound, and is not after it was used (flags %u)", name, flags);
+	(void)cow_chain_close(c);
+}
+
+void bad_judge(const char *name, enum bad_expect expect)
+{
+	static const uint32_t flags[] = {
+		0, COW_OPEN_CHECK, COW_OPEN_WRITE, COW_OPEN_WRITE | COW_OPEN_CHECK,
+	};
+	struct cow_err err = { 0 };
+	struct cow_chain *c = bad_open(0, "", &err);
+
+	images++;
+	refused += !c;
+	if (expect == BAD_REFUSED && c)
+		FAIL("%s: was opened", name);
+	if (expect == BAD_OPENS && !c)
+		FAIL("%s: was refused: %s", name, err.msg);
+	if (c)
+		(void)cow_chain_close(c);
+	for (size_t i = 0; i < COW_ARRAY_SIZE(flags); i++)
+		use(name, flags[i]);
+}
+
+void bad_with(const char *options, const char *name, uint64_t off, unsigned bytes, uint64_t value,
+	      enum bad_expect expect)
+{
+	char full[160];
+
+	bad_make(options);
+	bad_put(off, bytes, value);
+	snprintf(full, sizeof(full), "%s = %#llx (%s)", name, (unsigned long long)value, options);
+	bad_judge(full, expect);
+}

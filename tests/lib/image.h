@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the tests of image formats under power cuts and failing disks have in
+ * common: images of several shapes on the rig's machine (rig.h), and the tests
+ * themselves. The program says which format by defining image_kind.
+ */
+#ifndef COW_TEST_IMAGE_H
+#define COW_TEST_IMAGE_H
+
+#include "rig.h"
+
+#define IMAGE_CRASH	"crash.img"
+#define IMAGE_FINDINGS	512u	/* bytes that image_finding() fills */
+
+struct image_shape {
+	const char *name, *options;	/* options: of create */
+	uint32_t cluster;
+	uint64_t base_size, size;	/* base_size 0: no base */
+	uint64_t cap;			/* grows up to here; 0: not at all */
+	uint64_t fill;			/* written first */
+	uint64_t device;		/* on a block device of this size; 0: a file */
+	const char *open_options;	/* NULL: none */
+	void (*prepare)(struct rig *r);	/* makes another image and model of it; or NULL */
+};
+
+struct image_kind {
+	const char *format;
+	const struct image_shape *shapes;
+	size_t n;
+};
+
+extern const struct image_kind image_kind;
+
+/* A machine with a base and a new image of this shape; nothing is open, the log has begun. */
+void image_init(struct rig *r, const struct image_shape *s, uint64_t seed);
+int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_chain **ret,
+		   struct cow_err *err);
+void image_open(struct rig *r);		/* for writing, as r->c */
+void image_close(struct rig *r);
+void image_work(struct rig *r, unsigned ops);	/* random operations, all of which succeed */
+/* cow_report.say: findings other than leaks, into the IMAGE_FINDINGS bytes at rep->opaque. */
+void image_finding(struct cow_report *rep, const char *sentence);
+/* Opens in both ways: no corruption, contents as the model permits at @pos, clean after a repair. */
+int image_judge(struct rig *r, const char *name, size_t pos, struct cow_err *why);
+
+/* The tests: each over all shapes. */
+void image_power_cuts(void);
+void image_no_leaks_after_close(void);
+void image_failing_disk(void);
+void image_interrupted_emptying(void);	/* over those with a base, that do not grow */
+void image_many_at_once(void);
+void image_restartable_map(void);
+
+#endif
