@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Making a qcow2 image, and making one larger. A new image is
+ * Making a qcow2 image. A new one is
  *
  *	header | refcount table | refcount blocks | L1 table
  *
@@ -11,7 +11,6 @@
 
 #include "qcow2-priv.h"
 
-#define SIZE_UNIT 512u		/* QEMU does not see the rest of an image of another size */
 #define CREATE_BITS_MIN 12u	/* smaller clusters share a block of the cache: they are only read */
 
 const struct cow_opt qcow2_create_opts[] = {
@@ -20,7 +19,9 @@ const struct cow_opt qcow2_create_opts[] = {
 	{ "compat", COW_OPT_STR, "1.1", "version 3 (1.1 or v3) or 2 (0.10 or v2)" },
 	{ "lazy_refcounts", COW_OPT_BOOL, "off", "allow QEMU to write refcounts late" },
 	{ "extended_l2", COW_OPT_BOOL, "off", "32 subclusters in a cluster; clusters of 16K or more" },
-	{ "compression_type", COW_OPT_STR, "zlib", "what QEMU compresses with: zlib or zstd" },
+	{ "compression_type", COW_OPT_STR, "zlib", "what clusters are compressed with: zlib or zstd" },
+	{ "data_file", COW_OPT_STR, NULL, "keep the data in this file beside the image, which is made, too" },
+	{ "data_file_raw", COW_OPT_BOOL, "off", "that file alone reads as the disk" },
 	{ "preallocation", COW_OPT_STR, "off", "off" },
 	{ NULL, 0, NULL, NULL },
 };
@@ -35,9 +36,24 @@ static int option_error(struct cow_image *img, struct cow_err *err, const char *
 	return cow_err_set(err, -EINVAL, "%s: %s", img->path, what);
 }
 
-static bool can_hold(const struct qcow2 *q, uint64_t size)
+static int create_data_file(struct cow_image *img, const struct cow_args *args, struct qcow2 *q,
+			    struct cow_err *err)
 {
-	return size <= QCOW2_HOST_MAX && qcow2_l1_needed(q, size) <= QCOW2_L1_BYTES_MAX / 8;
+	const char *name = cow_args_str(args, "data_file", "");
+	bool raw = cow_args_bool(args, "data_file_raw", false);
+
+	if (raw && !*name)
+		return option_error(img, err, "data_file_raw needs a data_file");
+	if (strlen(name) > QCOW2_BACKING_MAX)
+		return option_error(img, err, "the name of the data file is longer than 1023 bytes");
+	if (!*name)
+		return 0;
+	strcpy(q->data_file, name);
+	strcpy(img->data_file, name);
+	q->incompat |= QCOW2_INCOMPAT_DATAFILE;
+	if (raw)
+		q->autoclear |= QCOW2_AUTOCLEAR_RAW;
+	return 0;
 }
 
 static int create_features(struct cow_image *img, const struct cow_args *args, struct qcow2 *q,
@@ -45,6 +61,7 @@ static int create_features(struct cow_image *img, const struct cow_args *args, s
 {
 	const char *compat = cow_args_str(args, "compat", "1.1");
 	const char *type = cow_args_str(args, "compression_type", "zlib");
+	int rc;
 
 	q->version = is(compat, "1.1", "v3") ? 3 : is(compat, "0.10", "v2") ? 2 : 0;
 	if (q->version == 0)
@@ -61,10 +78,13 @@ static int create_features(struct cow_image *img, const struct cow_args *args, s
 		q->compression = 1;
 		q->incompat |= QCOW2_INCOMPAT_COMPTYPE;
 	}
+	rc = create_data_file(img, args, q, err);
+	if (rc)
+		return rc;
 	q->header_length = q->version < 3 ? QCOW2_H_V2_BYTES : QCOW2_H_BYTES;
 	if (q->version < 3 && (q->compat || q->incompat || q->refcount_order != 4))
 		return option_error(img, err, "compat=0.10 has neither lazy_refcounts, extended_l2, zstd, "
-				    "nor refcounts of other than 16 bits");
+				    "data_file, nor refcounts of other than 16 bits");
 	return 0;
 }
 
@@ -88,10 +108,10 @@ static int create_geometry(struct cow_image *img, const struct cow_create *c, st
 	if ((q->incompat & QCOW2_INCOMPAT_EXTL2) && q->cluster_bits < QCOW2_EXTL2_BITS_MIN)
 		return option_error(img, err, "extended_l2 needs clusters of 16K or more");
 	qcow2_derive(q);
-	if (!can_hold(q, c->size))
+	if (!qcow2_can_hold(q, c->size))
 		return cow_err_set(err, -EFBIG, "%s: %llu bytes are more than clusters of this size can "
 				   "hold", img->path, (unsigned long long)c->size);
-	q->size = cow_round_up(c->size, SIZE_UNIT);
+	q->size = cow_round_up(c->size, QCOW2_SIZE_UNIT);
 	q->l1_size = (uint32_t)qcow2_l1_needed(q, q->size);
 	return 0;
 }
@@ -167,6 +187,30 @@ static int write_image(struct cow_image *img, const struct qcow2 *q, const struc
 	return rc ? cow_err_sys(err, rc, "%s", img->path) : 0;
 }
 
+/* Everything that refers to data counts as if the image was full, as QEMU counts it. */
+int qcow2_measure(struct cow_image *img, const struct cow_create *c, struct cow_measure *ret,
+		  struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	struct layout lay;
+	uint64_t fixed, all, per, refs = 0, n = 1;
+	int rc = create_geometry(img, c, q, err);
+
+	if (rc == 0)
+		rc = plan(img, q, &lay, err);
+	if (rc)
+		return rc;
+	per = qcow2_ref_per_block(q);
+	fixed = 1 + lay.table + lay.l1 + q->l1_size;
+	all = fixed + cow_div_up(q->size, q->cluster);
+	while (n > refs) {
+		refs = n;
+		n = cow_div_up(all + refs, per);
+	}
+	*ret = (struct cow_measure){ .tables = (fixed + refs) << q->cluster_bits, .unit = q->cluster };
+	return 0;
+}
+
 int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_err *err)
 {
 	struct qcow2 *q = img->priv;
@@ -175,114 +219,11 @@ int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_e
 
 	if (rc)
 		return rc;
+	if (c->backing && qcow2_external_raw(q))
+		return option_error(img, err, "data_file_raw does not go with a base");
 	if (c->backing)
 		q->backing = *c->backing;
+	img->size = q->size;
 	rc = plan(img, q, &lay, err);
 	return rc ? rc : write_image(img, q, &lay, err);
-}
-
-/* ---- growing ---- */
-
-/* A larger L1 table: written whole, then the header switches, then the old one is let go. */
-static int grow_l1(struct cow_image *img, uint64_t need)
-{
-	struct qcow2 *q = img->priv;
-	struct qcow2 next = *q;
-	uint64_t old_n = cow_div_up((uint64_t)q->l1_size * 8, q->cluster), cluster;
-	uint64_t n = cow_div_up(need * 8, q->cluster), bytes = n << q->cluster_bits;
-	uint8_t *table;
-	int rc;
-
-	if (need <= q->l1_size)
-		return 0;
-	rc = qcow2_alloc_sync(img, n, &cluster);
-	table = rc ? NULL : cow_zalloc(bytes);
-	if (!table)
-		return rc ? rc : -ENOMEM;
-	next.l1_off = cluster << q->cluster_bits;
-	next.l1_size = (uint32_t)need;
-	rc = cow_img_pread(img, 0, table, (uint64_t)q->l1_size * 8, q->l1_off);
-	if (rc == 0)
-		rc = cow_img_pwrite(img, 0, table, bytes, next.l1_off);
-	if (rc == 0)
-		rc = cow_img_sync(img, 0);
-	if (rc == 0)
-		rc = qcow2_header_update_sync(img, &next);
-	cow_free(table);
-	if (rc)
-		return rc;
-	rc = qcow2_ref_add_sync(img, q->l1_off >> q->cluster_bits, old_n, -1);
-	q->l1_off = next.l1_off;
-	q->l1_size = next.l1_size;
-	return rc ? rc : cow_img_sync(img, 0);
-}
-
-/* Zeroes what the last cluster has behind the end, where it is stored as it is. */
-static int clear_tail(struct cow_image *img)
-{
-	struct qcow2 *q = img->priv;
-	uint64_t from = q->size & (q->cluster - 1), last = q->size >> q->cluster_bits, l2, host;
-	uint8_t e[8];
-	int rc;
-
-	if (from == 0)
-		return 0;
-	rc = cow_img_pread(img, 0, e, sizeof(e), q->l1_off + (last >> q->l2_bits) * 8);
-	l2 = cow_get_be64(e) & QCOW2_OFFSET_MASK;
-	if (rc || l2 == 0)
-		return rc;
-	if (!qcow2_host_ok(q, l2))
-		return -EIO;
-	rc = cow_img_pread(img, 0, e, sizeof(e),
-			   l2 + (last & ((1ULL << q->l2_bits) - 1)) * q->entry_bytes);
-	host = cow_get_be64(e) & QCOW2_OFFSET_MASK;
-	if (rc || (cow_get_be64(e) & QCOW2_COMPRESSED) || host == 0)
-		return rc;
-	if (!(cow_get_be64(e) & QCOW2_COPIED) || qcow2_set_has(&q->w.meta, host >> q->cluster_bits))
-		return -EIO;
-	rc = cow_img_punch(img, 0, host + from, q->cluster - from);
-	return rc ? rc : cow_img_sync(img, 0);
-}
-
-static int grow(struct cow_image *img, uint64_t size)
-{
-	struct qcow2 *q = img->priv;
-	struct qcow2 next;
-	int rc = qcow2_writer_settle(img);
-
-	if (rc == 0)
-		rc = qcow2_reftable_fit(img, size);
-	if (rc == 0)
-		rc = clear_tail(img);
-	if (rc == 0)
-		rc = grow_l1(img, qcow2_l1_needed(q, size));
-	next = *q;
-	next.size = size;
-	if (rc == 0)
-		rc = qcow2_header_update_sync(img, &next);
-	if (rc == 0)
-		q->size = size;
-	cow_img_drop_cache(img);
-	return rc ? rc : qcow2_writer_load(img, NULL);
-}
-
-int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
-{
-	struct qcow2 *q = img->priv;
-	int rc;
-
-	if (size < q->size)
-		return cow_err_set(err, -EOPNOTSUPP, "%s: a qcow2 image cannot be made smaller by this "
-				   "program", img->path);
-	if (q->nb_snapshots)
-		return cow_err_set(err, -EOPNOTSUPP, "%s: has internal snapshots, and cannot be resized",
-				   img->path);
-	if (!can_hold(q, size))
-		return cow_err_set(err, -EFBIG, "%s: %llu bytes are more than its clusters can hold",
-				   img->path, (unsigned long long)size);
-	size = cow_round_up(size, SIZE_UNIT);
-	rc = size > q->size ? grow(img, size) : 0;
-	img->size = img->below_limit = q->size;
-	return rc ? cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
-				(unsigned long long)size) : 0;
 }

@@ -127,9 +127,15 @@ static int check_features(struct header *h, struct cow_err *err)
 		return cow_err_set(err, -ENOTSUP, "%s: is encrypted (%s), which is not supported",
 				   h->img->path, h->crypt == 1 ? "AES" : h->crypt == 2 ? "LUKS" :
 				   "unknown method");
-	if (q->incompat & QCOW2_INCOMPAT_DATAFILE)
-		return cow_err_set(err, -ENOTSUP, "%s: keeps its data in an external data file, "
-				   "which is not supported", h->img->path);
+	if (qcow2_external(q) && !q->data_file[0])
+		return cow_err_set(err, -EINVAL, "%s: keeps its data in an external data file, "
+				   "which it does not name", h->img->path);
+	if (qcow2_external(q) && q->nb_snapshots)
+		return cow_err_set(err, -EINVAL, "%s: has both an external data file and snapshots",
+				   h->img->path);
+	if (qcow2_external_raw(q) && q->backing_off)
+		return cow_err_set(err, -EINVAL, "%s: has both a raw external data file and a base",
+				   h->img->path);
 	if (!!(q->incompat & QCOW2_INCOMPAT_COMPTYPE) != !!q->compression || q->compression > 1)
 		return cow_err_set(err, -EINVAL, "%s: the compression type %u is unknown, or does not "
 				   "fit the feature bits", h->img->path, q->compression);
@@ -234,6 +240,16 @@ static int take_extension(struct header *h, uint32_t type, const uint8_t *data, 
 	case QCOW2_EXT_FEATURES:
 		h->features_off = (uint32_t)(data - h->area);
 		h->features_len = len;
+		return 0;
+	case QCOW2_EXT_DATA_FILE:
+		if (len > QCOW2_BACKING_MAX)
+			return cow_err_set(err, -EINVAL, "%s: the name of its data file is longer than 1023 "
+					   "bytes", h->img->path);
+		memset(h->q->data_file, 0, sizeof(h->q->data_file));
+		memcpy(h->q->data_file, data, len);
+		if (strlen(h->q->data_file) != len)
+			return cow_err_set(err, -EINVAL, "%s: the name of its data file is not a path",
+					   h->img->path);
 		return 0;
 	case QCOW2_EXT_SESSION:
 		if (len == 8) {
@@ -484,6 +500,9 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 	if (format)
 		at = put_extension(p, at, q->cluster, QCOW2_EXT_BACKING_FMT, q->backing.format,
 				   (uint32_t)format);
+	if (qcow2_external(q))
+		at = put_extension(p, at, q->cluster, QCOW2_EXT_DATA_FILE, q->data_file,
+				   (uint32_t)strlen(q->data_file));
 	if (q->version >= 3)
 		at = put_extension(p, at, q->cluster, QCOW2_EXT_SESSION, names, 8);	/* zeroes */
 	if (q->version >= 3)

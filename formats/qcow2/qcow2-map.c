@@ -67,11 +67,31 @@ static enum type type_extended(const struct qcow2 *q, uint64_t e, uint64_t bitma
 	return zero == UINT32_MAX ? T_ZERO_HOST : T_MIXED;
 }
 
+/* Of an entry whose cluster, if it has one, lies in the data file, at its own offset. */
+static enum type type_external(const struct span *s, unsigned i)
+{
+	uint64_t e = entry_at(s, i), bitmap = s->q->extl2 ? bitmap_at(s, i) : 0;
+	uint32_t alloc = (uint32_t)bitmap, zero = (uint32_t)(bitmap >> 32);
+	bool host = e & (QCOW2_OFFSET_MASK | QCOW2_COPIED);
+
+	if ((e & QCOW2_COMPRESSED) || (alloc & zero) || (alloc && !host) ||
+	    (host && (e & QCOW2_OFFSET_MASK) != s->virt + ((uint64_t)i << s->q->cluster_bits)) ||
+	    (s->q->extl2 && (e & QCOW2_ZERO)))
+		return T_BAD;
+	if (s->q->extl2 && alloc != UINT32_MAX && zero != UINT32_MAX && (host || zero))
+		return T_MIXED;
+	if (zero == UINT32_MAX || (e & QCOW2_ZERO))
+		return host ? T_ZERO_HOST : T_ZERO;
+	return host ? T_DATA : T_ABSENT;
+}
+
 static enum type type_at(const struct span *s, unsigned i)
 {
 	const struct qcow2 *q = s->q;
 	uint64_t e = entry_at(s, i);
 
+	if (qcow2_external(q))
+		return type_external(s, i);
 	if (e & QCOW2_COMPRESSED)
 		return e & QCOW2_COPIED ? T_BAD : T_ENCODED;
 	if (q->extl2)
@@ -217,6 +237,7 @@ static int map_read(struct cow_image *img, const struct span *s, const struct co
 	if (type_at(s, i) == T_BAD)
 		return damaged(img, "L2 entry of byte", qu->virt);
 	n = run_at(s, i, start & (q->cluster - 1), &ret->dst.kind, &ret->dst.phys);
+	ret->dst.file = qcow2_external(q) && ret->dst.kind == COW_DATA;
 	if (n == 0) {
 		read_encoded(s, i, ret);
 		ret->dst.len = cow_min(ret->dst.len, img->size - ret->dst.virt);
@@ -303,6 +324,8 @@ static int check_in_place(struct cow_image *img, const struct span *s, struct gr
 	unsigned n = 0;
 	int rc;
 
+	if (qcow2_external(q))
+		return 0;
 	while (n < g->n && !qcow2_set_has(&q->w.meta, (host >> q->cluster_bits) + n))
 		n++;
 	if (n) {
@@ -360,22 +383,37 @@ static int map_table(struct cow_image *img, const struct span *s, const struct c
 	return 0;
 }
 
+/* Clusters for the first entries of a group. 1: @ret is a table that is needed first. */
+static int take_room(struct cow_image *img, const struct span *s, const struct cow_query *qu,
+		     const struct group *g, struct cow_map *ret, struct qcow2_run *r)
+{
+	struct qcow2 *q = img->priv;
+	struct qcow2_refs refs;
+	int rc;
+
+	if (qcow2_external(q)) {
+		*r = (struct qcow2_run){ g->virt >> q->cluster_bits, g->n };
+		return 0;
+	}
+	rc = qcow2_reserve(img, qu->virt, ret, &refs);
+	if (rc == 0)
+		rc = qcow2_after_refs(s->l2, &refs);
+	if (rc == 0)
+		*r = qcow2_take(q, &refs, g->n);
+	return rc;
+}
+
 /* New clusters for a group that needs room. */
 static int map_room(struct cow_image *img, const struct span *s, const struct cow_query *qu,
 		    struct group *g, struct cow_map *ret)
 {
 	struct qcow2 *q = img->priv;
 	uint64_t unit = 1ULL << q->sub_bits, last = qu->virt + qu->len;
-	struct qcow2_refs refs;
 	struct qcow2_run r;
-	int rc = qcow2_reserve(img, qu->virt, ret, &refs);
+	int rc = take_room(img, s, qu, g, ret, &r);
 
 	if (rc)
 		return rc < 0 ? rc : 0;
-	rc = qcow2_after_refs(s->l2, &refs);
-	if (rc)
-		return rc;
-	r = qcow2_take(q, &refs, g->n);
 	shorten(img, q, g, (unsigned)r.count);
 	/* What the old cluster has must go along; of what shows the base, only ragged subclusters. */
 	if (g->type == T_SHARED || g->type == T_ENCODED || !g->same_type)
@@ -384,6 +422,7 @@ static int map_room(struct cow_image *img, const struct span *s, const struct co
 	ret->dst.len = cow_min(cow_round_up(last, unit), g->end) - ret->dst.virt;
 	ret->dst.phys = (r.start << q->cluster_bits) + (ret->dst.virt - g->virt);
 	ret->dst.kind = COW_DATA;
+	ret->dst.file = qcow2_external(q);
 	ret->dst.flags = COW_EXT_NEW;
 	ret->src.kind = !g->same_type ? COW_DATA : g->type == T_ABSENT ? COW_BELOW :
 		g->type == T_ZERO ? COW_HOLE : COW_DATA;
@@ -411,6 +450,7 @@ static void map_mixed(const struct span *s, const struct cow_query *qu, const st
 	ret->dst.len = end - start;
 	ret->dst.phys = (entry_at(s, g->first) & QCOW2_OFFSET_MASK) + (start - g->virt);
 	ret->dst.kind = COW_DATA;
+	ret->dst.file = qcow2_external(q);
 	ret->src.kind = COW_DATA;
 	ret->cookie = cookie(s->l2, QCOW2_COOKIE_DATA);
 }
@@ -425,6 +465,7 @@ static void map_in_place(const struct span *s, const struct cow_query *qu, const
 		ret->dst.len = cow_min(cow_round_up(qu->virt + qu->len, s->q->cluster), g->end) - g->virt;
 	ret->dst.phys = entry_at(s, g->first) & QCOW2_OFFSET_MASK;
 	ret->dst.kind = COW_DATA;
+	ret->dst.file = qcow2_external(s->q);
 	ret->dst.flags = flags;
 	ret->src.kind = COW_HOLE;
 	ret->cookie = cookie(s->l2, QCOW2_COOKIE_DATA);
@@ -433,7 +474,9 @@ static void map_in_place(const struct span *s, const struct cow_query *qu, const
 /* Mixed subclusters without a cluster: none of them is stored. */
 static bool has_host(const struct span *s, const struct group *g)
 {
-	return entry_at(s, g->first) & QCOW2_OFFSET_MASK;
+	uint64_t bits = qcow2_external(s->q) ? QCOW2_OFFSET_MASK | QCOW2_COPIED : QCOW2_OFFSET_MASK;
+
+	return entry_at(s, g->first) & bits;
 }
 
 static int map_write(struct cow_image *img, const struct span *s, const struct cow_query *qu,
@@ -500,6 +543,12 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 	}
 	if (!g.same_type)
 		shorten(img, q, &g, 1);
+	if (g.type == T_MIXED && qcow2_external_raw(q)) {
+		if (!has_host(s, &g))
+			return map_room(img, s, qu, &g, ret);
+		map_in_place(s, qu, &g, COW_EXT_NEW, ret);
+		return 0;
+	}
 	if (g.type == T_ZERO || g.type == T_ZERO_HOST || (g.type == T_ABSENT && !base)) {
 		map_hole(img, g.virt, g.end, 0, ret);
 		return 0;
@@ -532,6 +581,31 @@ int qcow2_map(struct cow_image *img, const struct cow_query *qu, struct cow_map 
 		return 0;
 	}
 	return map_read(img, &s, qu, ret);
+}
+
+int qcow2_entry_pin(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret,
+		    struct cow_mblk **l2)
+{
+	struct qcow2 *q = img->priv;
+	struct span s;
+	int rc;
+
+	if (q->corrupt_found || !q->w.loaded)
+		return -EIO;
+	if (qcow2_external(q))
+		return -EOPNOTSUPP;
+	rc = get_span(img, qu->virt, &s);
+	if (rc)
+		return rc;
+	*ret = (struct cow_map){ .gen = img->gen };
+	if (!s.l2 || !(cow_get_be64(s.l1_entry) & QCOW2_COPIED)) {
+		rc = map_table(img, &s, qu, ret);
+		return rc ? rc : 1;
+	}
+	if (type_at(&s, index_of(&s, qu->virt)) == T_BAD)
+		return damaged(img, "L2 entry of byte", qu->virt);
+	*l2 = s.l2;
+	return 0;
 }
 
 /* ---- commit ---- */
@@ -594,7 +668,7 @@ static void commit_data(struct cow_image *img, const struct cow_map *map, int io
 
 		if (io == 0)
 			commit_one(q, &s, i, host, off, off + n);
-		else if (fresh)
+		else if (fresh && !qcow2_external(q))
 			qcow2_give_back(q, host >> q->cluster_bits, 1);
 		virt += n;
 		phys += n;
@@ -622,6 +696,18 @@ static void commit_zero(struct cow_image *img, const struct cow_map *map)
 		else
 			put_entry(&s, i, q->version < 3 ? 0 : own ? old | QCOW2_ZERO : QCOW2_ZERO, 0);
 	}
+	cow_meta_dirty(s.l2, COW_META_TABLE);
+}
+
+void qcow2_entry_replace(struct cow_image *img, const struct cow_map *map, uint64_t entry)
+{
+	struct span s = { 0 };
+	unsigned i;
+
+	span_of(img, map, &s);
+	i = index_of(&s, map->dst.virt);
+	qcow2_unref_entry(img->priv, entry_at(&s, i));
+	put_entry(&s, i, entry, 0);
 	cow_meta_dirty(s.l2, COW_META_TABLE);
 }
 
@@ -657,6 +743,9 @@ void qcow2_commit(struct cow_image *img, const struct cow_map *map, int io)
 	case QCOW2_COOKIE_ZERO:
 		if (io == 0)
 			commit_zero(img, map);
+		break;
+	case QCOW2_COOKIE_ENCODED:
+		qcow2_commit_encoded(img, map, io);
 		break;
 	default:
 		commit_data(img, map, io);

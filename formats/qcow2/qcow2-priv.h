@@ -49,6 +49,8 @@ struct qcow2_writer {
 	bool new_refblocks;		/* some were made in this session, */
 	uint64_t new_from;		/* the lowest here: its table entry may not be durable yet */
 	bool lost;			/* no memory to remember some of those: leaks */
+	uint64_t pack_at, pack_end;	/* host offsets: of the next encoded cluster, if it goes
+					   behind the last one, and of the end of that's last cluster */
 };
 
 struct qcow2 {
@@ -60,6 +62,7 @@ struct qcow2 {
 	uint32_t l1_size, reftable_clusters, nb_snapshots;
 	uint64_t incompat, compat, autoclear;
 	uint8_t compression;		/* 0 zlib, 1 zstd */
+	char data_file[1024];		/* name of the file that has the data; empty: the image has it */
 	struct cow_backing backing;
 	uint64_t backing_off;		/* of the name of the base; 0: none */
 	uint64_t format_off;		/* of the extension with its format; 0: none */
@@ -87,8 +90,16 @@ struct qcow2_refs {
 	struct cow_mblk *table;		/* of the refcount table, where it matters; else NULL */
 };
 
+/* Refcounts that are being changed past the cache, see qcow2-refedit.c. */
+struct qcow2_refedit {
+	struct cow_image *img;
+	struct qcow2_refslot *slots;
+	struct qcow2_runs *freed;
+};
+
 /* One entry of the snapshot table, bounded and checked. */
 struct qcow2_snap {
+	uint64_t at, bytes;		/* its place in the table */
 	uint64_t l1_off, disk_size, vmstate_size;
 	uint32_t l1_size;
 	uint32_t date_sec;
@@ -103,6 +114,23 @@ static inline uint64_t qcow2_l1_span(const struct qcow2 *q)	/* virtual bytes of 
 static inline uint64_t qcow2_l1_needed(const struct qcow2 *q, uint64_t size)
 {
 	return cow_div_up(size, qcow2_l1_span(q));
+}
+
+/* Its clusters lie in a file of their own, each at its virtual offset, and have no refcounts. */
+static inline bool qcow2_external(const struct qcow2 *q)
+{
+	return q->incompat & QCOW2_INCOMPAT_DATAFILE;
+}
+
+/* That file alone is to read as the disk. */
+static inline bool qcow2_external_raw(const struct qcow2 *q)
+{
+	return qcow2_external(q) && (q->autoclear & QCOW2_AUTOCLEAR_RAW);
+}
+
+static inline bool qcow2_can_hold(const struct qcow2 *q, uint64_t size)
+{
+	return size <= QCOW2_HOST_MAX && qcow2_l1_needed(q, size) <= QCOW2_L1_BYTES_MAX / 8;
 }
 
 static inline uint64_t qcow2_ref_per_block(const struct qcow2 *q)	/* clusters of a refcount block */
@@ -148,9 +176,25 @@ int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing
 int qcow2_header_build(const struct qcow2 *q, uint8_t *cluster);
 void qcow2_derive(struct qcow2 *q);
 
+/* qcow2.c */
+/* Before a change that bitmaps need not know of, past the cache: marks, repairs, loads the writer. */
+int qcow2_begin_offline(struct cow_image *img, struct cow_err *err);
+
 /* qcow2-map.c */
 int qcow2_map(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret);
 void qcow2_commit(struct cow_image *img, const struct cow_map *map, int io);
+
+/* Pins the L2 entry of a cluster that is to be another one. 1: @ret is a table that is needed first. */
+int qcow2_entry_pin(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret,
+		    struct cow_mblk **l2);
+/* In commit(): the entry that an answer with the cookie of its block is about. */
+void qcow2_entry_replace(struct cow_image *img, const struct cow_map *map, uint64_t entry);
+
+/* qcow2-encode.c */
+int qcow2_encode(const struct cow_image *img, const void *plain, void *out, size_t *ret_len);
+int qcow2_put_encoded(struct cow_image *img, const struct cow_query *qu, uint64_t len,
+		      struct cow_map *ret);
+void qcow2_commit_encoded(struct cow_image *img, const struct cow_map *map, int io);
 
 /* qcow2-decode.c */
 int qcow2_decode(struct cow_image *img, const struct cow_map *map, const void *raw, void *out);
@@ -174,30 +218,65 @@ int qcow2_writer_settle(struct cow_image *img);
  */
 int qcow2_reserve(struct cow_image *img, uint64_t virt, struct cow_map *ret, struct qcow2_refs *refs);
 int qcow2_after_refs(struct cow_mblk *later, const struct qcow2_refs *refs);
+/* Pins the blocks with the refcount of @cluster, which has one. */
+int qcow2_refs_pin(struct cow_image *img, uint64_t cluster, struct qcow2_refs *refs);
 /* Up to @want clusters in a row. Cannot fail. */
 struct qcow2_run qcow2_take(struct qcow2 *q, const struct qcow2_refs *refs, uint64_t want);
 void qcow2_give_back(struct qcow2 *q, uint64_t start, uint64_t count);
 void qcow2_unref(struct qcow2 *q, uint64_t start, uint64_t count);
 void qcow2_unref_entry(struct qcow2 *q, uint64_t entry);	/* what an L2 entry refers to */
 void qcow2_refblock_commit(struct cow_image *img, const struct cow_map *map, int io);
-/* Offline: takes away the references remembered by qcow2_unref(); no sync. */
-int qcow2_unref_sync(struct cow_image *img);
 /* Offline: @n clusters in a row at the end, with refcount 1, durable. */
 int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster);
 /* Offline: a refcount table large enough for everything that an image of @size can hold. */
 int qcow2_reftable_fit(struct cow_image *img, uint64_t size);
-/* Offline: adds @delta (1 or -1) to each; no sync. */
-int qcow2_ref_add_sync(struct cow_image *img, uint64_t start, uint64_t count, int delta);
+
+/* qcow2-refedit.c: offline; none of these syncs */
+int qcow2_ref_add_sync(struct cow_image *img, uint64_t start, uint64_t count, int delta);	/* 1, -1 */
+int qcow2_runs_ref_sync(struct cow_image *img, const struct qcow2_runs *r, int delta);
+/* The same for clusters in any order. @freed (may be NULL) takes those whose refcount came to 0. */
+int qcow2_refedit_begin(struct qcow2_refedit *e, struct cow_image *img, struct qcow2_runs *freed);
+/* -EMLINK: the width of refcounts does not allow it; what was added before stays. */
+int qcow2_refedit_add(struct qcow2_refedit *e, uint64_t start, uint64_t count, int delta);
+int qcow2_refedit_get(struct qcow2_refedit *e, uint64_t cluster, uint64_t *ret);
+int qcow2_refedit_end(struct qcow2_refedit *e);		/* writes what is held, in any case */
+
+/* qcow2-tree.c: what an L1 table refers to; offline, nothing may be cached; only the last syncs */
+/* The table in native order, to be freed. */
+int qcow2_l1_read(struct cow_image *img, uint64_t off, uint64_t n, uint64_t **ret);
+int qcow2_l1_write(struct cow_image *img, uint64_t off, const uint64_t *l1, uint64_t n, uint64_t room);
+/*
+ * Adds @delta to the refcounts of all L2 tables and of all that they refer to, for at most *done
+ * references; *done becomes how many there were. Damaged entries: -EUCLEAN, or left out when
+ * @delta is -1.
+ */
+int qcow2_tree_ref(struct qcow2_refedit *e, const uint64_t *l1, uint64_t n, int delta, uint64_t *done);
+/* Adds what an L2 entry refers to; nothing of a damaged one. */
+int qcow2_entry_runs(const struct qcow2 *q, uint64_t entry, struct qcow2_runs *to);
+/* Takes the COPIED flag from all entries of the L2 tables. */
+int qcow2_tree_share(struct cow_image *img, const uint64_t *l1, uint64_t n);
+/* Sets it where only @l1 will refer to what @l1 and @other refer to when @other is let go; in @l1, too. */
+int qcow2_tree_claim(struct qcow2_refedit *e, uint64_t *l1, uint64_t n, const uint64_t *other,
+		     uint64_t other_n);
+/* Lets go all that @l1 refers to, and the @more clusters. Syncs, then gives the space back. */
+int qcow2_tree_drop(struct cow_image *img, const uint64_t *l1, uint64_t n, const struct qcow2_runs *more);
 
 /* What kind of answer a cookie belongs to: the low bits of the pointer in it. */
-enum { QCOW2_COOKIE_DATA, QCOW2_COOKIE_ZERO, QCOW2_COOKIE_L2, QCOW2_COOKIE_REFBLOCK, QCOW2_COOKIE_MASK = 7 };
+enum { QCOW2_COOKIE_DATA, QCOW2_COOKIE_ZERO, QCOW2_COOKIE_L2, QCOW2_COOKIE_REFBLOCK,
+       QCOW2_COOKIE_ENCODED, QCOW2_COOKIE_MASK = 7 };
 
 /* qcow2-snapshot.c */
 /* Calls @fn for each snapshot until it returns other than 0. */
 int qcow2_snapshots_walk(struct cow_image *img, const struct qcow2 *q,
 			 int (*fn)(void *opaque, const struct qcow2_snap *s), void *opaque,
 			 uint64_t *ret_bytes, struct cow_err *err);
+/* By its ID, else by its name. -ENOENT and a sentence. */
+int qcow2_snapshot_find(struct cow_image *img, const struct qcow2 *q, const char *id,
+			struct qcow2_snap *ret, struct cow_err *err);
 int qcow2_snapshot_use(struct cow_image *img, struct qcow2 *q, const char *id, struct cow_err *err);
+
+/* qcow2-snapshot-edit.c */
+int qcow2_snapshot(struct cow_image *img, enum cow_snapshot_op op, const char *name, struct cow_err *err);
 
 /* qcow2-check.c */
 int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);
@@ -210,6 +289,10 @@ int qcow2_rebase(struct cow_image *img, const struct cow_backing *backing,
 /* qcow2-create.c */
 extern const struct cow_opt qcow2_create_opts[];
 int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_err *err);
+int qcow2_measure(struct cow_image *img, const struct cow_create *c, struct cow_measure *ret,
+		  struct cow_err *err);
+
+/* qcow2-resize.c */
 int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err);
 
 #endif

@@ -19,7 +19,6 @@
 #define BATCH_MIN	8u		/* clusters */
 #define HOLES_MAX	4096u		/* runs of free clusters that are remembered */
 #define UNREF_MAX	(1u << 20)	/* runs remembered until the end: 16 MiB */
-#define CHUNK		COW_KIB(64)
 
 uint64_t qcow2_ref_get(const void *block, uint64_t index, unsigned order)
 {
@@ -481,27 +480,33 @@ static struct qcow2_run next_batch(const struct qcow2 *q)
 	return r;
 }
 
+int qcow2_refs_pin(struct cow_image *img, uint64_t cluster, struct qcow2_refs *refs)
+{
+	const struct qcow2 *q = img->priv;
+	uint64_t index = cluster / qcow2_ref_per_block(q);
+	int rc = cow_meta_get(img, 0, ref_at(q, cluster), 0, &refs->counts);
+
+	refs->table = NULL;
+	if (rc == 0 && q->w.new_refblocks && index >= q->w.new_from)
+		rc = cow_meta_get(img, 0, cow_round_down(q->reftable_off + index * 8, COW_META_BLOCK), 0,
+				  &refs->table);
+	return rc;
+}
+
 int qcow2_reserve(struct cow_image *img, uint64_t virt, struct cow_map *ret, struct qcow2_refs *refs)
 {
 	struct qcow2 *q = img->priv;
 	struct qcow2_writer *w = &q->w;
-	uint64_t per = qcow2_ref_per_block(q), index;
 	struct qcow2_run r = w->reserve.count ? w->reserve : next_batch(q);
-	int rc;
+	uint64_t index = r.start / qcow2_ref_per_block(q);
 
-	index = r.start / per;
 	if (index >= w->reftable_n || r.start >= QCOW2_HOST_MAX >> q->cluster_bits)
 		return -ENOSPC;
 	if (w->reftable[index] == 0) {
 		ret->dst.virt = virt;
 		return need_refblock(img, r.start, ret);
 	}
-	refs->table = NULL;
-	rc = cow_meta_get(img, 0, ref_at(q, r.start), 0, &refs->counts);
-	if (rc == 0 && w->new_refblocks && index >= w->new_from)
-		rc = cow_meta_get(img, 0, cow_round_down(q->reftable_off + index * 8, COW_META_BLOCK), 0,
-				  &refs->table);
-	return rc;
+	return qcow2_refs_pin(img, r.start, refs);
 }
 
 int qcow2_after_refs(struct cow_mblk *later, const struct qcow2_refs *refs)
@@ -570,6 +575,8 @@ void qcow2_unref_entry(struct qcow2 *q, uint64_t e)
 {
 	uint64_t off = e & QCOW2_OFFSET_MASK, first = off >> q->cluster_bits, n = 1;
 
+	if (qcow2_external(q))
+		return;
 	if (e & QCOW2_COMPRESSED) {
 		off = qcow2_cmp_off(q, e);
 		first = off >> q->cluster_bits;
@@ -580,62 +587,6 @@ void qcow2_unref_entry(struct qcow2 *q, uint64_t e)
 }
 
 /* ---- past the cache ---- */
-
-/* Adds @delta to entries [@from, @to) of the refcount block at @off. */
-static int ref_add_block(struct cow_image *img, uint64_t off, uint64_t from, uint64_t to, int delta)
-{
-	struct qcow2 *q = img->priv;
-	uint64_t per = CHUNK << 3 >> q->refcount_order;
-	uint8_t *buf COW_CLEANUP_FREE = cow_zalloc(CHUNK);
-	int rc = buf ? 0 : -ENOMEM;
-
-	while (from < to && rc == 0) {
-		uint64_t base = from - from % per, end = cow_min(to, base + per);
-		uint64_t at = off + (base << q->refcount_order >> 3), bytes = cow_min(CHUNK, q->cluster);
-
-		rc = cow_img_pread(img, 0, buf, bytes, at);
-		for (; from < end && rc == 0; from++) {
-			uint64_t v = qcow2_ref_get(buf, from - base, q->refcount_order);
-
-			if (delta > 0 && v == qcow2_ref_max(q))
-				return -EMLINK;
-			if (delta > 0 || v)
-				qcow2_ref_set(buf, from - base, q->refcount_order,
-					      delta > 0 ? v + 1 : v - 1);
-		}
-		if (rc == 0)
-			rc = cow_img_pwrite(img, 0, buf, bytes, at);
-	}
-	return rc;
-}
-
-int qcow2_ref_add_sync(struct cow_image *img, uint64_t start, uint64_t count, int delta)
-{
-	struct qcow2 *q = img->priv;
-	uint64_t per = qcow2_ref_per_block(q), end = start + count;
-	int rc = 0;
-
-	while (start < end && rc == 0) {
-		uint64_t index = start / per, stop = cow_min(end, (index + 1) * per);
-
-		if (index >= q->w.reftable_n || !q->w.reftable[index])
-			rc = delta > 0 ? -EIO : 0;
-		else
-			rc = ref_add_block(img, q->w.reftable[index], start % per,
-					   start % per + (stop - start), delta);
-		start = stop;
-	}
-	return rc;
-}
-
-static int runs_unref_sync(struct cow_image *img, const struct qcow2_runs *r)
-{
-	int rc = 0;
-
-	for (size_t i = 0; i < r->n && rc == 0; i++)
-		rc = qcow2_ref_add_sync(img, r->v[i].start, r->v[i].count, -1);
-	return rc;
-}
 
 /* Clusters that were never written may lie behind the end of the file, others see them as damage. */
 static int extend_file(struct cow_image *img)
@@ -648,15 +599,6 @@ static int extend_file(struct cow_image *img)
 	return cow_img_truncate(img, 0, end);
 }
 
-int qcow2_unref_sync(struct cow_image *img)
-{
-	struct qcow2 *q = img->priv;
-	int rc = runs_unref_sync(img, &q->w.unref);
-
-	q->w.unref.n = 0;
-	return rc;
-}
-
 int qcow2_writer_settle(struct cow_image *img)
 {
 	struct qcow2 *q = img->priv;
@@ -664,9 +606,9 @@ int qcow2_writer_settle(struct cow_image *img)
 	int rc = qcow2_ref_add_sync(img, w->reserve.start, w->reserve.count, -1);
 
 	if (rc == 0)
-		rc = runs_unref_sync(img, &w->spare);
+		rc = qcow2_runs_ref_sync(img, &w->spare, -1);
 	if (rc == 0)
-		rc = qcow2_unref_sync(img);
+		rc = qcow2_runs_ref_sync(img, &w->unref, -1);
 	if (rc == 0)
 		rc = extend_file(img);
 	if (rc == 0)
@@ -675,6 +617,7 @@ int qcow2_writer_settle(struct cow_image *img)
 		cow_log(COW_LOG_WARN, "%s: some clusters that are unused could not be let go: "
 			"a repair gives them back", img->path);
 	w->reserve.count = w->spare.n = w->unref.n = 0;
+	w->pack_at = w->pack_end = 0;
 	w->lost = false;
 	return rc;
 }

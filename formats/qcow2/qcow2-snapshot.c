@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The table of internal snapshots: reading it, and opening one of them
- * read-only. Nothing here makes or removes snapshots.
+ * read-only. qcow2-snapshot-edit.c makes and removes them.
  */
 #include <errno.h>
 
@@ -51,6 +51,8 @@ static const char *next_entry(struct walk *w, struct qcow2_snap *s)
 	if (w->q->version >= 3 && extra < 16)
 		return "lacks its virtual size";
 	*s = (struct qcow2_snap){
+		.at = w->at - w->q->snapshots_off,
+		.bytes = cow_round_up(QCOW2_SNAP_BYTES + extra + id + name, 8),
 		.l1_off = cow_get_be64(p + QCOW2_SNAP_L1_OFF),
 		.l1_size = cow_get_be32(p + QCOW2_SNAP_L1_SIZE),
 		.date_sec = cow_get_be32(p + QCOW2_SNAP_DATE),
@@ -64,7 +66,7 @@ static const char *next_entry(struct walk *w, struct qcow2_snap *s)
 	p += QCOW2_SNAP_BYTES + extra;
 	copy_text(s->id, sizeof(s->id), p, id);
 	copy_text(s->name, sizeof(s->name), p + id, name);
-	w->at += cow_round_up(QCOW2_SNAP_BYTES + extra + id + name, 8);
+	w->at += s->bytes;
 	if (w->at - w->q->snapshots_off > QCOW2_SNAPTABLE_MAX)
 		return "makes the snapshot table larger than 64 MiB";
 	return bad_snapshot(w, s);
@@ -121,7 +123,8 @@ static int look(void *opaque, const struct qcow2_snap *s)
 	return 0;
 }
 
-int qcow2_snapshot_use(struct cow_image *img, struct qcow2 *q, const char *id, struct cow_err *err)
+int qcow2_snapshot_find(struct cow_image *img, const struct qcow2 *q, const char *id,
+			struct qcow2_snap *ret, struct cow_err *err)
 {
 	struct find f = { .id = id };
 	uint64_t bytes;
@@ -135,9 +138,20 @@ int qcow2_snapshot_use(struct cow_image *img, struct qcow2 *q, const char *id, s
 	    f.found.l1_size < qcow2_l1_needed(q, f.found.disk_size))
 		return cow_err_set(err, -EINVAL, "%s: the L1 table of snapshot '%.100s' is too small for "
 				   "its size", img->path, id);
-	q->size = f.found.disk_size;
-	q->l1_off = f.found.l1_off;
-	q->l1_size = f.found.l1_size;
-	memcpy(q->snapshot, f.found.id, sizeof(q->snapshot));
+	*ret = f.found;
+	return 0;
+}
+
+int qcow2_snapshot_use(struct cow_image *img, struct qcow2 *q, const char *id, struct cow_err *err)
+{
+	struct qcow2_snap s;
+	int rc = qcow2_snapshot_find(img, q, id, &s, err);
+
+	if (rc)
+		return rc;
+	q->size = s.disk_size;
+	q->l1_off = s.l1_off;
+	q->l1_size = s.l1_size;
+	memcpy(q->snapshot, s.id, sizeof(q->snapshot));
 	return 0;
 }

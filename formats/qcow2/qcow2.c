@@ -4,9 +4,8 @@
  * and registration. The layout is in qcow2.h, the state and the rules of
  * writing in qcow2-priv.h.
  *
- * Not supported, and refused by name: encryption, external data files. Bitmaps
- * are not kept up to date: as the format demands, they are declared stale
- * before the first write.
+ * Not supported, and refused by name: encryption. Bitmaps are not kept up to
+ * date: as the format demands, they are declared stale before the first write.
  */
 #include <errno.h>
 
@@ -17,6 +16,7 @@
 
 static const struct cow_opt opts[] = {
 	{ "snapshot", COW_OPT_STR, NULL, "open this internal snapshot (its ID or name), read-only" },
+	{ "data_file", COW_OPT_STR, NULL, "write to the data file that the image names so" },
 	{ NULL, 0, NULL, NULL },
 };
 
@@ -47,6 +47,8 @@ static void publish(struct cow_image *img, const struct qcow2 *q)
 	img->below_limit = q->size;
 	img->granule = (uint32_t)q->cluster;
 	img->block = (uint32_t)q->cluster;
+	if (qcow2_external(q))
+		memcpy(img->data_file, q->data_file, sizeof(img->data_file));
 	img->backing = q->backing;
 	img->table_bytes = table_bytes(q);
 	img->session = q->autoclear & QCOW2_AUTOCLEAR_SESSION ? q->session : 0;
@@ -73,6 +75,24 @@ static int check_writable(struct cow_image *img, const struct qcow2 *q, struct c
 	return qcow2_writer_load(img, err);
 }
 
+/*
+ * The name comes with the image, from who knows where: that file may be another disk. To
+ * read it is as harmless as a base; to write there takes somebody's word.
+ */
+static int check_data_file(struct cow_image *img, const struct qcow2 *q, const char *said,
+			   struct cow_err *err)
+{
+	if (!qcow2_external(q))
+		return said ? cow_err_set(err, -EINVAL, "%s: has no data file", img->path) : 0;
+	if (said && strcmp(said, q->data_file))
+		return cow_err_set(err, -EINVAL, "%s: its data file is '%.256s', not '%.256s'", img->path,
+				   q->data_file, said);
+	if (!said && (img->open_flags & COW_OPEN_WRITE))
+		return cow_err_set(err, -EPERM, "%s: its data is in the file '%.256s': to write there, "
+				   "allow it by -o data_file=NAME", img->path, q->data_file);
+	return 0;
+}
+
 static int qcow2_open(struct cow_image *img, const struct cow_args *args, struct cow_err *err)
 {
 	struct qcow2 *q = img->priv;
@@ -81,6 +101,8 @@ static int qcow2_open(struct cow_image *img, const struct cow_args *args, struct
 
 	if (rc == 0 && snapshot)
 		rc = qcow2_snapshot_use(img, q, snapshot, err);
+	if (rc == 0)
+		rc = check_data_file(img, q, cow_args_str(args, "data_file", NULL), err);
 	if (rc == 0 && (img->open_flags & COW_OPEN_WRITE))
 		rc = check_writable(img, q, err);
 	if (rc)
@@ -110,17 +132,12 @@ static int repair_dirty(struct cow_image *img, struct cow_err *err)
 }
 
 /* What open() could not look at yet. */
-static int load_late(struct cow_image *img)
+static int load_late(struct cow_image *img, struct cow_err *err)
 {
 	struct qcow2 *q = img->priv;
-	struct cow_err err = { 0 };
-	int rc = q->incompat & QCOW2_INCOMPAT_DIRTY ? repair_dirty(img, &err) : 0;
+	int rc = q->incompat & QCOW2_INCOMPAT_DIRTY ? repair_dirty(img, err) : 0;
 
-	if (rc == 0 && !q->w.loaded)
-		rc = qcow2_writer_load(img, &err);
-	if (rc)
-		cow_log(COW_LOG_ERR, "%s", cow_err_text(&err, rc));
-	return rc;
+	return rc || q->w.loaded ? rc : qcow2_writer_load(img, err);
 }
 
 /* Marks the session, if the image has a place for its number. @keep: autoclear bits that stay. */
@@ -147,14 +164,25 @@ static int mark(struct cow_image *img, uint64_t session, uint64_t keep)
 static int qcow2_begin(struct cow_image *img, uint64_t session)
 {
 	struct qcow2 *q = img->priv;
+	struct cow_err err = { 0 };
 	/* A repair changes nothing that bitmaps are about. */
 	bool check = img->open_flags & COW_OPEN_CHECK;
-	int rc = mark(img, check ? 0 : session, check ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+	uint64_t keep = qcow2_external(q) ? QCOW2_AUTOCLEAR_RAW : 0;
+	int rc = mark(img, check ? 0 : session, check ? keep | QCOW2_AUTOCLEAR_BITMAPS : keep);
 
 	if (rc || check)
 		return rc;
-	rc = load_late(img);
+	rc = load_late(img, &err);
+	if (rc)
+		cow_log(COW_LOG_ERR, "%s", cow_err_text(&err, rc));
 	return rc ? rc : qcow2_reftable_fit(img, q->size);
+}
+
+int qcow2_begin_offline(struct cow_image *img, struct cow_err *err)
+{
+	int rc = mark(img, 0, QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_SESSION);
+
+	return rc ? cow_err_sys(err, rc, "%s", img->path) : load_late(img, err);
 }
 
 static int qcow2_end(struct cow_image *img)
@@ -169,6 +197,29 @@ static int qcow2_end(struct cow_image *img)
 }
 
 /* ---- facts ---- */
+
+struct telling {
+	int (*fn)(void *opaque, const struct cow_snapshot *s);
+	void *opaque;
+};
+
+static int tell_snapshot(void *opaque, const struct qcow2_snap *s)
+{
+	const struct telling *t = opaque;
+	struct cow_snapshot told = { .id = s->id, .name = s->name, .date_sec = s->date_sec,
+				     .size = s->disk_size, .vm_state_bytes = s->vmstate_size };
+
+	return t->fn(t->opaque, &told);
+}
+
+static int qcow2_snapshots(struct cow_image *img, int (*fn)(void *opaque, const struct cow_snapshot *s),
+			   void *opaque, struct cow_err *err)
+{
+	struct telling t = { fn, opaque };
+	uint64_t bytes;
+
+	return qcow2_snapshots_walk(img, img->priv, tell_snapshot, &t, &bytes, err);
+}
 
 static int info_snapshot(void *opaque, const struct qcow2_snap *s)
 {
@@ -197,6 +248,8 @@ static void qcow2_info(struct cow_image *img, struct cow_kv *kv)
 	cow_kv_bool(kv, "lazy_refcounts", q->compat & QCOW2_COMPAT_LAZY);
 	cow_kv_bool(kv, "dirty", q->incompat & QCOW2_INCOMPAT_DIRTY);
 	cow_kv_bool(kv, "corrupt", q->incompat & QCOW2_INCOMPAT_CORRUPT);
+	if (qcow2_external(q))
+		cow_kv_bool(kv, "data_file_raw", qcow2_external_raw(q));
 	cow_kv_u64(kv, "bitmaps", q->nb_bitmaps);
 	if (q->snapshot[0])
 		cow_kv_str(kv, "snapshot", q->snapshot);
@@ -210,7 +263,7 @@ static struct cow_format qcow2_format = {
 	.desc = "QEMU's copy-on-write format, versions 2 and 3",
 	.version = "1",
 	.caps = COW_CAP_WRITE | COW_CAP_DISCARD | COW_CAP_RESIZE | COW_CAP_BACKING | COW_CAP_CREATE |
-		COW_CAP_CHECK | COW_CAP_COMMIT,
+		COW_CAP_CHECK | COW_CAP_COMMIT | COW_CAP_REMAP,
 	.priv_size = sizeof(struct qcow2),
 	.opts = opts,
 	.create_opts = qcow2_create_opts,
@@ -228,6 +281,11 @@ static struct cow_format qcow2_format = {
 	.rebase = qcow2_rebase,
 	.info = qcow2_info,
 	.decode = qcow2_decode,
+	.encode = qcow2_encode,
+	.put_encoded = qcow2_put_encoded,
+	.measure = qcow2_measure,
+	.snapshot = qcow2_snapshot,
+	.snapshots = qcow2_snapshots,
 };
 
 COW_FORMAT_REGISTER(qcow2_format)

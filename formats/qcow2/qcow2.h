@@ -43,6 +43,7 @@
 #define QCOW2_INCOMPAT_KNOWN	0x1fULL
 #define QCOW2_COMPAT_LAZY	(1ULL << 0)
 #define QCOW2_AUTOCLEAR_BITMAPS	(1ULL << 0)
+#define QCOW2_AUTOCLEAR_RAW	(1ULL << 1)	/* the data file alone reads as the disk */
 /*
  * Ours: a session of writing is going on, or was killed; its number is in the
  * extension below. Any other program clears this bit before it writes.
@@ -54,6 +55,7 @@
 #define QCOW2_EXT_BACKING_FMT	0xe2792acau
 #define QCOW2_EXT_FEATURES	0x6803f857u
 #define QCOW2_EXT_BITMAPS	0x23852875u
+#define QCOW2_EXT_DATA_FILE	0x44415441u	/* its name */
 #define QCOW2_EXT_SESSION	0x636f7764u	/* "cowd": 8 bytes; put there by create */
 #define QCOW2_FEATURE_BYTES	48u		/* type, bit, name[46] */
 
@@ -76,8 +78,9 @@
 #define QCOW2_SNAP_EXTRA_MAX	1024u
 #define QCOW2_BITMAPS_MAX	65535u
 #define QCOW2_BITMAPDIR_MAX	(64u << 20)
-#define QCOW2_BACKING_MAX	1023u
+#define QCOW2_BACKING_MAX	1023u		/* of a data file's name, too */
 #define QCOW2_HOST_MAX		(1ULL << 56)	/* host offsets are below */
+#define QCOW2_SIZE_UNIT		512u		/* QEMU does not see the rest of an image of another size */
 
 /* Snapshot table entry: fixed part */
 #define QCOW2_SNAP_L1_OFF	0

@@ -74,7 +74,6 @@ cowimg resize -q -f qcow2 o.qcow2 9M
 truncate -s 9M model
 both_clean o.qcow2
 both_read o.qcow2 model
-expect_fail 'cowimg resize -f qcow2 --shrink o.qcow2 1M' 'cannot be made smaller'
 
 subtest a longer base stays hidden when an overlay grows
 qemu-img create -q -f qcow2 -b base.raw -F raw g.qcow2 1M
@@ -97,8 +96,6 @@ both_read o.qcow2 model
 	fail "the overlay is not empty"
 
 subtest refused by name
-qemu-img create -q -f qcow2 -o data_file=ext.raw e.qcow2 1M
-expect_fail 'cowimg info -f qcow2 e.qcow2' 'external data file, which is not supported'
 qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 e.qcow2 1M
 expect_fail 'cowimg info -f qcow2 e.qcow2' 'is encrypted \(LUKS\)'
 qemu-img create -q -f qcow2 -o cluster_size=512 s.qcow2 1M
@@ -129,7 +126,6 @@ for id in 1 one; do
 done
 expect_fail 'cowimg read -f qcow2 -o snapshot=two n.qcow2 -' "has no snapshot 'two'"
 expect_fail 'cowimg zero -f qcow2 -o snapshot=one -l 4K n.qcow2' 'can only be read'
-expect_fail 'cowimg resize -f qcow2 n.qcow2 4M' 'has internal snapshots'
 qemu-img snapshot -a one n.qcow2
 both_read n.qcow2 first.raw
 

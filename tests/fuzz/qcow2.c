@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Hostile qcow2 images: one made by the library and then patched, or raw bytes;
- * opened in every way, read, mapped, checked, written to and repaired. None may
- * crash, hang, take memory without measure, or be changed by reading.
+ * opened in every way, read, mapped, checked, written to, given snapshots and
+ * other sizes, and repaired. None may crash, hang, take memory without measure, or
+ * be changed by reading.
  */
 #include <stdio.h>
 
@@ -134,6 +135,22 @@ static void ops(struct cow_chain *c, struct fuzz_in *in, bool write)
 	}
 }
 
+/* What works on whole trees of tables. */
+static void whole(struct cow_chain *c, struct fuzz_in *in)
+{
+	static const char *const names[] = { "a", "1", "2" };
+
+	for (unsigned i = 0; i < OPS_MAX / 2 && in->n; i++) {
+		uint64_t how = fuzz_num(in, 1);
+
+		if (how % 4 == 3)
+			(void)cow_chain_resize(c, 512 + fuzz_num(in, 3) * 64, true, NULL);
+		else
+			(void)cow_chain_snapshot(c, (enum cow_snapshot_op)(how % 4), names[how / 4 % 3], NULL);
+	}
+	ops(c, in, true);
+}
+
 static void look(struct cow_sim *sim, struct fuzz_in *in, uint32_t flags)
 {
 	struct cow_chain *c = open_it(sim, flags);
@@ -146,6 +163,8 @@ static void look(struct cow_sim *sim, struct fuzz_in *in, uint32_t flags)
 	if (small_enough(sim, c))
 		(void)cow_chain_check(c, &rep, flags & COW_OPEN_WRITE && flags & COW_OPEN_CHECK ?
 				      COW_CHECK_REPAIR : 0, &err);
+	if (flags == COW_OPEN_WRITE && small_enough(sim, c))
+		whole(c, in);
 	(void)cow_chain_close(c);
 	if (flags & COW_OPEN_WRITE)
 		return;
