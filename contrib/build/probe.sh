@@ -69,7 +69,7 @@ feature() {
 	feature BLKID blkid 2.30 'no partition files (p1..pN) in a mounted view'
 	feature DEVMAPPER devmapper 1.02.155 'no /dev/mapper nodes: the front ends dm, ublk and bridge cannot run'
 	feature XEN 'xenstore xengnttab xenevtchn' 3.0 'no disks for guests of Xen: no block-dmu, no front end xen'
-	feature ZLIB 'zlib libzstd' 1.2.11 'no qcow2 images'
+	feature ZLIB 'zlib libzstd' 1.2.11 'no qcow and qcow2 images'
 	feature XXHASH libxxhash 0.8.0 'nothing can be built: libcow needs it'
 } >"$tmp"
 
