@@ -8,6 +8,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -20,12 +23,17 @@
 /* What libcow said of the first error, where it has more to say than the errno it returned. */
 static char reason[COW_ERR_MAX];
 
+/* Called from any thread; the reason is read when only the main thread is left, or at rest. */
 static bool keep_reason(enum cow_log_level level, const char *message)
 {
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
 	if (level != COW_LOG_ERR)
 		return false;
+	pthread_mutex_lock(&lock);
 	if (!*reason)
 		snprintf(reason, sizeof(reason), "%s", message);
+	pthread_mutex_unlock(&lock);
 	return true;
 }
 
@@ -260,9 +268,50 @@ const char *img_file_arg(const char *arg)
 	return arg && strcmp(arg, "-") ? arg : NULL;
 }
 
-int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret)
+int img_put_stream(struct img_progress *p, int fd, const uint8_t *data, size_t len)
 {
-	struct cow_chain_cfg cfg = {
+	while (len) {
+		ssize_t done;
+		int r = img_progress_wait(p, fd, POLLOUT);
+
+		if (r)
+			return r;
+		done = write(fd, data, cow_min(len, PIPE_BUF));
+		if (done < 0 && errno != EINTR && errno != EAGAIN)
+			return -errno;
+		if (done > 0) {
+			data += done;
+			len -= (size_t)done;
+		}
+	}
+	return 0;
+}
+
+int img_get_stream(struct img_progress *p, int fd, uint8_t *buf, size_t want, size_t *ret_len)
+{
+	size_t n = 0;
+
+	while (n < want) {
+		int r = img_progress_wait(p, fd, POLLIN);
+		ssize_t got;
+
+		if (r)
+			return r;
+		got = read(fd, buf + n, want - n);
+		if (got < 0 && errno != EINTR && errno != EAGAIN)
+			return -errno;
+		if (!got)
+			break;
+		if (got > 0)
+			n += (size_t)got;
+	}
+	*ret_len = n;
+	return 0;
+}
+
+struct cow_chain_cfg img_chain_cfg(const struct img_cmd *cmd, const char *path, uint32_t flags)
+{
+	return (struct cow_chain_cfg){
 		.format = cmd->format,
 		.path = path,
 		.args = cmd->args,
@@ -271,6 +320,11 @@ int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct
 		.backing_dirs = cmd->n_dirs ? cmd->backing_dirs : NULL,
 		.no_backing = cmd->no_backing,
 	};
+}
+
+int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret)
+{
+	struct cow_chain_cfg cfg = img_chain_cfg(cmd, path, flags);
 	struct cow_err err = { 0 };
 	const char *like;
 	int r;
@@ -284,6 +338,25 @@ int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct
 	else
 		img_fail(cmd, r, &err);
 	return r;
+}
+
+bool img_same_layers(struct cow_chain *a, unsigned from_a, struct cow_chain *b, unsigned from_b)
+{
+	unsigned n = cow_chain_depth(b) - from_b;
+
+	if (cow_chain_depth(a) - from_a != n)
+		return false;
+	for (unsigned i = 0; i < n; i++) {
+		const struct cow_image *ia = cow_chain_image(a, from_a + i);
+		const struct cow_image *ib = cow_chain_image(b, from_b + i);
+		struct cow_chain_file fa, fb;
+
+		if (ia->fmt != ib->fmt || ia->size != ib->size ||
+		    cow_chain_file(a, from_a + i, &fa) || cow_chain_file(b, from_b + i, &fb) ||
+		    fa.dev != fb.dev || fa.ino != fb.ino)
+			return false;
+	}
+	return true;
 }
 
 int img_close(const struct img_cmd *cmd, struct cow_chain *c, const char *path, int status)

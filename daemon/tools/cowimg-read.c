@@ -9,8 +9,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <limits.h>
-#include <poll.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -67,19 +65,12 @@ static int open_output(struct reading *rd)
 	return IMG_OK;
 }
 
-/* To a pipe in pieces that a poll() says will fit, so that a stuck reader does not hold us. */
-static int put(struct reading *rd, const uint8_t *data, size_t len)
+static int put_file(int fd, const uint8_t *data, size_t len)
 {
 	while (len) {
-		size_t n = rd->created ? len : cow_min(len, PIPE_BUF);
-		ssize_t done;
-		int r;
+		ssize_t done = write(fd, data, len);
 
-		r = rd->created ? 0 : img_progress_wait(&rd->progress, rd->out, POLLOUT);
-		if (r)
-			return r;
-		done = write(rd->out, data, n);
-		if (done < 0 && errno != EINTR && errno != EAGAIN)
+		if (done < 0 && errno != EINTR)
 			return -errno;
 		if (done > 0) {
 			data += done;
@@ -93,7 +84,8 @@ static int put(struct reading *rd, const uint8_t *data, size_t len)
 static int consume(struct reading *rd, size_t len, uint64_t *virt)
 {
 	if (rd->pattern < 0)
-		return put(rd, rd->buf, len);
+		return rd->created ? put_file(rd->out, rd->buf, len) :
+			img_put_stream(&rd->progress, rd->out, rd->buf, len);
 	for (size_t i = 0; i < len; i++) {
 		if (rd->buf[i] != rd->pattern) {
 			*virt += i;

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -46,27 +45,9 @@ struct writing {
 /* Fills the buffer with up to @want bytes; fewer only at the end of the input. */
 static int get(struct writing *w, size_t want, size_t *ret_len)
 {
-	size_t n = 0;
-
-	if (w->pattern >= 0) {
-		*ret_len = want;	/* the buffer holds the pattern already */
-		return 0;
-	}
-	while (n < want) {
-		int r = img_progress_wait(&w->progress, w->in, POLLIN);
-		ssize_t got;
-
-		if (r)
-			return r;
-		got = read(w->in, w->buf + n, want - n);
-		if (got < 0 && errno != EINTR && errno != EAGAIN)
-			return -errno;
-		if (!got)
-			break;
-		if (got > 0)
-			n += (size_t)got;
-	}
-	*ret_len = n;
+	if (w->pattern < 0)
+		return img_get_stream(&w->progress, w->in, w->buf, want, ret_len);
+	*ret_len = want;	/* the buffer holds the pattern already */
 	return 0;
 }
 

@@ -39,6 +39,9 @@ enum {
 	IMG_OPT_LAYER,
 	IMG_OPT_PATTERN,
 	IMG_OPT_REBASE,
+	IMG_OPT_VERIFY,
+	IMG_OPT_SIZE,
+	IMG_OPT_SOURCE_OPTIONS,
 };
 
 /* One command: its name, and the options that mean the same for every verb. */
@@ -101,8 +104,12 @@ int img_size_arg(const struct img_cmd *cmd, const char *what, const char *text, 
 int img_fail(const struct img_cmd *cmd, int code, const struct cow_err *err);
 int img_fail_msg(const struct img_cmd *cmd, const char *fmt, ...) COW_PRINTF(2, 3);
 
-/* Opens @path as the command says, with @flags (COW_OPEN_*) added; failures are printed. */
+/* How the command says that @path is opened, with @flags (COW_OPEN_*) added. */
+struct cow_chain_cfg img_chain_cfg(const struct img_cmd *cmd, const char *path, uint32_t flags);
+/* Opens @path like that; failures are printed. */
 int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret);
+/* Are layers [@from_a, ...) of @a and [@from_b, ...) of @b, which were opened without options, the same files? */
+bool img_same_layers(struct cow_chain *a, unsigned from_a, struct cow_chain *b, unsigned from_b);
 /* Closes @c (may be NULL); a failed flush is printed and makes an IMG_OK status IMG_FAILED. */
 int img_close(const struct img_cmd *cmd, struct cow_chain *c, const char *path, int status);
 /* [off, off + len) lies inside @size, else IMG_FAILED and a sentence. */
@@ -110,6 +117,15 @@ int img_in_bounds(const struct img_cmd *cmd, const char *path, uint64_t off, uin
 		  uint64_t size);
 /* A guess at what @path is, from its first bytes, for messages; NULL: none. */
 const char *img_looks_like(const char *path);
+
+/*
+ * To a pipe in pieces that a poll() says will fit, so that a reader who is stuck does not hold
+ * up the signals. 0 or -errno.
+ */
+struct img_progress;
+int img_put_stream(struct img_progress *p, int fd, const uint8_t *data, size_t len);
+/* The other way, until @want bytes or the end are there. */
+int img_get_stream(struct img_progress *p, int fd, uint8_t *buf, size_t want, size_t *ret_len);
 
 /* NULL for "-": standard input or output. */
 const char *img_file_arg(const char *arg);
@@ -178,13 +194,17 @@ int img_clear_main(const struct cow_cli *verb, bool discard, int argc, char **ar
 int cowimg_check(int argc, char **argv);
 int cowimg_commit(int argc, char **argv);
 int cowimg_compare(int argc, char **argv);
+int cowimg_convert(int argc, char **argv);
 int cowimg_create(int argc, char **argv);
+int cowimg_diff(int argc, char **argv);
 int cowimg_discard(int argc, char **argv);
 int cowimg_info(int argc, char **argv);
 int cowimg_map(int argc, char **argv);
+int cowimg_measure(int argc, char **argv);
 int cowimg_read(int argc, char **argv);
 int cowimg_rebase(int argc, char **argv);
 int cowimg_resize(int argc, char **argv);
+int cowimg_snapshot(int argc, char **argv);
 int cowimg_write(int argc, char **argv);
 int cowimg_zero(int argc, char **argv);
 

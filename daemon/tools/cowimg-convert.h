@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Inside of cowimg convert: cowimg-convert.c has the command, what is opened and
+ * what is said; cowimg-transfer.c moves the data and checks what it has become.
+ */
+#ifndef COWIMG_CONVERT_H
+#define COWIMG_CONVERT_H
+
+#include "cowimg-pieces.h"
+#include "cowimg.h"
+
+/* What was moved, for verifying. */
+struct moved {
+	uint64_t virt, len, hash;
+	bool zero;		/* all of it, and there is no hash */
+};
+
+struct convert {
+	struct img_cmd *cmd;		/* the source's */
+	const char *path, *out_path;	/* NULL: a pipe */
+	struct img_progress progress;
+	bool verify, compress;
+	bool gathered;			/* @path is what came through a pipe */
+
+	struct cow_chain_cfg source_cfg, base_cfg;
+	struct cow_chain *source;	/* its map is read by this one; the workers open their own */
+	struct cow_chain *out;		/* draft; NULL: to standard output */
+	unsigned shared_from;		/* layers of the source from here on are the new image's base */
+	bool blank;			/* the new image reads as zeroes: those need not be written */
+	uint64_t size;			/* bytes to be made */
+	uint64_t source_size;
+	size_t unit;
+	struct pieces *pieces;
+
+	struct cow_extent ext;		/* of the source, at the current position; len 0: none yet */
+	unsigned ext_layer;
+	struct moved *moved;
+	size_t n_moved, room_moved;
+	uint64_t virt;			/* where an error was met */
+	bool reading;			/* it was met in the source */
+	uint64_t read_bytes, written_bytes, zero_bytes, stored_bytes;
+};
+
+/* Moves everything. 0, -ECANCELED, or -errno with cv->virt and cv->reading. */
+int convert_transfer(struct convert *cv);
+/* The same from a pipe into cv->out, a raw image that grows; ends at cv->size. -ENODATA: nothing came. */
+int convert_take_stream(struct convert *cv, int fd);
+/* Reads the new image again. -EILSEQ: it is not what was moved, from cv->virt on. */
+int convert_verify(struct convert *cv);
+
+#endif

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * cowimg diff: the ranges in which an image reads otherwise than another one, such
+ * as what an incremental backup has to hold. Ranges that both maps call zero, or
+ * that come from layers which both images have, are not read.
+ */
+#include "cowimg-pieces.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+
+#include "cowimg.h"
+
+static const struct cow_cli_opt opts[] = {
+	IMG_CLI_FORMAT,
+	{ 'F', "second-format", "FORMAT", "format of the second image (default: that of -f)" },
+	{ 'o', "options", "KEY=VALUE,...", "options of the format, for the first image" },
+	{ IMG_OPT_BACKING, "backing", "PATH", "where the base of the first image is" },
+	{ IMG_OPT_BACKING_DIR, "backing-dir", "DIR",
+	  "allow bases in and below DIR; may be given several times" },
+	{ IMG_OPT_FORCE, "force", NULL, "accept a base that changed since it was recorded" },
+	IMG_CLI_OUTPUT,
+	IMG_CLI_PROGRESS,
+	{ 0, NULL, NULL, NULL },
+};
+
+static const struct cow_cli cli = {
+	.prog = "cowimg diff",
+	.synopsis = "-f FORMAT [-F FORMAT] [OPTION]... IMAGE1 IMAGE2",
+	.summary = "Lists the ranges in which IMAGE2 reads otherwise than IMAGE1.",
+	.opts = opts,
+};
+
+struct side {
+	struct cow_chain_cfg cfg;
+	struct cow_chain *c;
+	uint64_t size;
+	unsigned shared_from;	/* layers from here on are the other image's, too */
+	struct cow_extent ext;	/* at the current position; len 0: none yet */
+	unsigned layer;
+};
+
+/* A range of one kind that is not printed yet. */
+struct change {
+	uint64_t start, len;
+	bool zero;
+};
+
+struct diff {
+	const struct img_cmd *cmd;
+	struct img_progress progress;
+	struct side a, b;
+	uint64_t end;
+	struct pieces *pieces;
+	struct change last;
+	uint64_t changed;
+	struct cow_kv *kv;	/* NULL: for people */
+};
+
+/* ---- what need not be read ---- */
+
+static int advance(struct side *s, uint64_t virt, uint64_t end)
+{
+	if (s->ext.len && virt - s->ext.virt < s->ext.len)
+		return 0;
+	s->layer = 0;
+	s->ext = (struct cow_extent){ .virt = virt, .len = end - virt, .kind = COW_HOLE };
+	if (virt >= s->size)
+		return 0;
+	return cow_chain_next_extent(s->c, 0, virt, s->size, &s->ext, &s->layer);
+}
+
+/* From @virt to *ret_end: is it known that both read the same? */
+static int look(struct diff *d, uint64_t virt, bool *ret_same, uint64_t *ret_end)
+{
+	int r = advance(&d->a, virt, d->end);
+
+	if (!r)
+		r = advance(&d->b, virt, d->end);
+	if (r) {
+		d->a.ext.len = d->b.ext.len = 0;
+		return r;
+	}
+	*ret_same = (d->a.ext.kind == COW_HOLE && d->b.ext.kind == COW_HOLE) ||
+		    (d->a.layer >= d->a.shared_from && d->b.layer >= d->b.shared_from);
+	*ret_end = cow_min(d->a.ext.virt + d->a.ext.len, d->b.ext.virt + d->b.ext.len);
+	return 0;
+}
+
+/* The first unit from @virt on that has to be looked at. */
+static int skip_same(struct diff *d, uint64_t virt, uint64_t *ret)
+{
+	uint64_t at = virt, end;
+	bool same = true;
+	int r = 0;
+
+	while (at < d->end && !r) {
+		r = look(d, at, &same, &end);
+		if (r || !same)
+			break;
+		at = end;
+		if (img_progress_tick(&d->progress, virt, d->end))
+			r = -ECANCELED;
+	}
+	*ret = at < d->end ? cow_round_down(at, PIECE_UNIT) : at;
+	return r;
+}
+
+/* Fills in the piece that starts at @virt. */
+static int plan_piece(struct diff *d, struct piece *p, uint64_t virt)
+{
+	uint64_t stop = cow_min(cow_round_down(virt, PIECE_BYTES) + PIECE_BYTES, d->end), end;
+	bool same;
+	int r;
+
+	p->virt = virt;
+	p->len = stop - virt;
+	memset(p->fate, PIECE_SAME, cow_div_up(p->len, PIECE_UNIT));
+	for (uint64_t at = virt; at < stop; at = end) {
+		r = look(d, at, &same, &end);
+		if (r)
+			return r;
+		end = cow_min(end, stop);
+		if (!same)
+			memset(p->fate + (at - virt) / PIECE_UNIT, PIECE_READ,
+			       cow_div_up(end - virt, PIECE_UNIT) - (at - virt) / PIECE_UNIT);
+	}
+	return 0;
+}
+
+/* ---- what is said ---- */
+
+static void print_change(struct diff *d)
+{
+	const struct change *c = &d->last;
+	const char *kind = c->zero ? "zero" : "data";
+
+	if (!c->len)
+		return;
+	d->changed += c->len;
+	if (!d->kv) {
+		printf("%-18" PRIu64 " %-18" PRIu64 " %s\n", c->start, c->len, kind);
+		return;
+	}
+	cow_kv_object(d->kv, NULL);
+	cow_kv_u64(d->kv, "start", c->start);
+	cow_kv_u64(d->kv, "length", c->len);
+	cow_kv_str(d->kv, "kind", kind);
+	cow_kv_close(d->kv);
+}
+
+static void add_change(struct diff *d, uint64_t start, uint64_t len, bool zero)
+{
+	if (d->last.len && d->last.start + d->last.len == start && d->last.zero == zero) {
+		d->last.len += len;
+		return;
+	}
+	print_change(d);
+	d->last = (struct change){ start, len, zero };
+}
+
+/* ---- the work ---- */
+
+static int finish_oldest(struct diff *d, bool *ret_any)
+{
+	struct piece *p = pieces_oldest(d->pieces);
+	int r;
+
+	*ret_any = p;
+	if (!p)
+		return 0;
+	r = p->result;
+	for (uint64_t at = 0; at < p->len && !r; at += PIECE_UNIT) {
+		enum piece_fate fate = p->fate[at / PIECE_UNIT];
+
+		if (fate != PIECE_SAME)
+			add_change(d, p->virt + at, cow_min(PIECE_UNIT, p->len - at), fate == PIECE_ZERO);
+	}
+	if (!r && img_progress_tick(&d->progress, p->virt + p->len, d->end))
+		r = -ECANCELED;
+	pieces_release(d->pieces);
+	return r;
+}
+
+static int walk(struct diff *d)
+{
+	uint64_t virt = 0;
+	struct piece *p;
+	bool any = true;
+	int r = 0;
+
+	while (!r && any) {
+		while (!r && virt < d->end && (p = pieces_free(d->pieces))) {
+			r = skip_same(d, virt, &virt);
+			if (r || virt == d->end)
+				break;
+			r = plan_piece(d, p, virt);
+			if (!r) {
+				virt += p->len;
+				pieces_submit(d->pieces);
+			}
+		}
+		if (!r)
+			r = finish_oldest(d, &any);
+	}
+	print_change(d);
+	return r;
+}
+
+/* Which layers the images have in common. With options, the first one is another than its file. */
+static void find_shared(struct diff *d)
+{
+	unsigned na = cow_chain_depth(d->a.c), nb = cow_chain_depth(d->b.c);
+
+	d->a.shared_from = d->b.shared_from = UINT_MAX;
+	for (unsigned n = cow_min(na, nb); n > 0; n--) {
+		if (n == na && d->cmd->args)
+			continue;
+		if (img_same_layers(d->a.c, na - n, d->b.c, nb - n)) {
+			d->a.shared_from = na - n;
+			d->b.shared_from = nb - n;
+			return;
+		}
+	}
+}
+
+static int explain(struct diff *d, int r)
+{
+	const struct cow_err *err = pieces_error(d->pieces);
+
+	if (err->code)
+		return img_fail(d->cmd, r, err);
+	return img_fail_msg(d->cmd, "cannot compare %s with %s: %s", d->a.cfg.path, d->b.cfg.path,
+			    r == -ECANCELED ? img_progress_why(&d->progress) : strerror(-r));
+}
+
+static int list(struct diff *d)
+{
+	struct pieces_cfg cfg = { .source = &d->b.cfg, .base = &d->a.cfg, .unit = PIECE_UNIT, .out_fd = -1 };
+	int r = pieces_start(&cfg, &d->pieces), status;
+
+	if (r)
+		return img_fail(d->cmd, r, NULL);
+	if (d->kv) {
+		cow_kv_u64(d->kv, "size1", d->a.size);
+		cow_kv_u64(d->kv, "size2", d->b.size);
+		cow_kv_list(d->kv, "changes");
+	} else {
+		printf("%-18s %-18s %s\n", "Start", "Length", "Kind");
+	}
+	r = walk(d);
+	if (d->kv) {
+		cow_kv_close(d->kv);
+		cow_kv_u64(d->kv, "changed_bytes", d->changed);
+	}
+	status = r ? explain(d, r) : IMG_OK;
+	pieces_stop(d->pieces);
+	return status;
+}
+
+static int diff(struct diff *d)
+{
+	int r, status;
+
+	d->a.size = cow_chain_size(d->a.c);
+	d->b.size = cow_chain_size(d->b.c);
+	d->end = cow_max(d->a.size, d->b.size);
+	find_shared(d);
+	if (d->cmd->json) {
+		d->kv = cow_kv_new(stdout, COW_KV_JSON, IMG_SCHEMA);
+		if (!d->kv)
+			return img_fail(d->cmd, -ENOMEM, NULL);
+	}
+	img_progress_begin(&d->progress, d->cmd);
+	status = list(d);
+	img_progress_end(&d->progress);
+	r = d->kv ? cow_kv_end(d->kv) : 0;
+	return r && !status ? img_fail(d->cmd, r, NULL) : status;
+}
+
+static int open_and_diff(const struct img_cmd *cmd, const char *format2, char **paths)
+{
+	struct img_cmd second = *cmd;
+	struct diff d = { .cmd = cmd };
+	int status = IMG_FAILED;
+
+	second.format = format2 ? format2 : cmd->format;
+	second.args = NULL;
+	second.n_backing = 0;
+	d.a.cfg = img_chain_cfg(cmd, paths[0], 0);
+	d.b.cfg = img_chain_cfg(&second, paths[1], 0);
+	if (!img_open(cmd, paths[0], 0, &d.a.c) && !img_open(&second, paths[1], 0, &d.b.c))
+		status = diff(&d);
+	status = img_close(cmd, d.b.c, paths[1], status);
+	return img_close(cmd, d.a.c, paths[0], status);
+}
+
+int cowimg_diff(int argc, char **argv)
+{
+	static const char *const operands[] = { "IMAGE1", "IMAGE2", NULL };
+	struct img_cmd cmd = { .cli = &cli };
+	const char *format2 = NULL;
+	int c, status = 0;
+
+	while (!status && (c = cow_cli_next(&cli, argc, argv)) != -1) {
+		if (c == 'F')
+			format2 = optarg;
+		else
+			status = img_common_opt(&cmd, c);
+	}
+	if (!status)
+		status = img_operands(&cmd, argc, argv, operands, 2);
+	if (!status)
+		status = img_need_format(&cmd, argv[optind]);
+	if (!status)
+		status = open_and_diff(&cmd, format2, argv + optind);
+	return img_finish(&cmd, status);
+}
