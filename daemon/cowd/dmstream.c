@@ -3,8 +3,8 @@
  * Records of the kernel target "userspace", see dmstream.h.
  *
  *	DMU_ASK		answered at once from metadata (mapreq.c). Kept, and tried again,
- *			while a ragged granule is copied up, memory is short, or the
- *			device is being resized
+ *			while a ragged granule is copied up, a place is made (dmfetch.c),
+ *			memory is short, or the device is being resized
  *	DMU_WRITTEN	a COW_OP_WRITTEN for each run of bits, one after the other; then DMU_ACK
  *	DMU_CHANGE	a COW_OP_ZERO or COW_OP_DISCARD; then DMU_RESULT
  *	DMU_COMMIT	a COW_OP_FLUSH, once all that came before it is done; then DMU_RESULT
@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "cow/log.h"
+#include "dmfetch.h"
 
 #define JOBS 64u
 #define ASKS 128u		/* that wait */
@@ -51,7 +52,7 @@ struct job {
 };
 
 struct ask {
-	struct cow_list node;		/* dmstream.free_asks, or .asks */
+	struct cow_list node;		/* dmstream.free_asks, .asks or .fetched */
 	struct dmu_ask rec;
 };
 
@@ -75,7 +76,8 @@ struct dmstream {
 	struct job *job_mem;
 	struct cow_list free_jobs, jobs;
 	struct ask *ask_mem;
-	struct cow_list free_asks, asks;
+	struct cow_list free_asks, asks, fetched;
+	struct dmfetch *fetch;		/* NULL: not needed */
 	bool asking, ask_again;
 	struct ragged ragged;
 	uint8_t *in;			/* READ_BYTES, of which [in_at, in_len) is not worked on yet */
@@ -190,42 +192,124 @@ static int refused(const struct dmstream *s, const struct dmu_ask *a)
 	return cow_chain_mode(c) == COW_MODE_RW ? 0 : -EIO;
 }
 
-/* True: answered. False: it has to wait. */
-static bool answer(struct dmstream *s, const struct dmu_ask *a)
+/* What became of a question. */
+enum asked {
+	ANSWERED,
+	WAITS,			/* to be tried again */
+	FETCHED,		/* on_fetched() goes on */
+};
+
+/* The kernel cannot keep it just now: the answer has to be given again. */
+static bool refuses(int rc)
+{
+	return rc == -EEXIST || rc == -EBUSY || rc == -ENOMEM;
+}
+
+static enum asked answer_section(struct dmstream *s, const struct dmu_ask *a, int *ret)
 {
 	uint64_t start = cow_round_down(a->start, DMU_SECTION_SECTORS);
 	struct mapreq_answer *ans = &s->answer;
+
+	*ret = mapreq_section(s->cfg.map, start, ans);
+	if (*ret)
+		return ANSWERED;
+	if (ans->ragged) {
+		ragged_init(s, start);
+		return WAITS;
+	}
+	/* Who cannot record new granules does not let any be made. */
+	if (cow_chain_mode(cow_dev_chain(s->cfg.dev)) != COW_MODE_RW)
+		ans->record.section.flags = 0;
+	ans->record.section.head.id = a->head.id;
+	*ret = send_record(s, ans->record.bytes, ans->size);
+	if (*ret == -EEXIST)
+		forget(s, start);
+	return ANSWERED;
+}
+
+/* @a stays where it is until on_fetched(). */
+static enum asked answer_blocks(struct dmstream *s, struct ask *a, int *ret)
+{
+	struct mapreq_answer *ans = &s->answer;
+	int rc = mapreq_blocks(s->cfg.map, &a->rec, ans);
+
+	if (rc == MAPREQ_GROW) {
+		rc = s->cfg.grow(s->cfg.opaque, ans->grow);
+		if (!rc)
+			rc = mapreq_blocks(s->cfg.map, &a->rec, ans);
+		if (rc == MAPREQ_GROW)
+			rc = -EIO;
+	}
+	*ret = 0;
+	if (rc == MAPREQ_DATA)
+		return dmfetch_data(s->fetch, &a->rec, a) ? FETCHED : WAITS;
+	if (rc == MAPREQ_PRESENT)
+		return dmfetch_present(s->fetch, &a->rec, a) ? FETCHED : WAITS;
+	*ret = rc ? rc : send_record(s, ans->record.bytes, ans->size);
+	return ANSWERED;
+}
+
+static void refuse_ask(struct dmstream *s, const struct dmu_ask *a, int error)
+{
+	cow_log_limited(COW_LOG_ERR, "%s: question about sector %llu: %s", cow_dev_name(s->cfg.dev),
+			(unsigned long long)a->start, strerror(-error));
+	send_result(s, a->head.id, error);
+}
+
+static enum asked answer(struct dmstream *s, struct ask *a)
+{
+	enum asked how = ANSWERED;
 	int rc;
 
-	if (must_hold(s, a->start) || s->ragged.running)
-		return false;
-	rc = refused(s, a);
+	if (must_hold(s, a->rec.start) || s->ragged.running)
+		return WAITS;
+	rc = refused(s, &a->rec);
 	if (!rc)
-		rc = mapreq_section(s->cfg.map, start, ans);
-	if (!rc && ans->ragged) {
-		ragged_init(s, start);
-		return false;
+		how = s->cfg.map->blocks ? answer_blocks(s, a, &rc) : answer_section(s, &a->rec, &rc);
+	if (how != ANSWERED)
+		return how;
+	if (refuses(rc)) {
+		retry_later(s);
+		return WAITS;
 	}
-	if (!rc) {
-		/* Who cannot record new granules does not let any be made. */
-		if (cow_chain_mode(cow_dev_chain(s->cfg.dev)) != COW_MODE_RW)
-			ans->record.section.flags = 0;
-		ans->record.section.head.id = a->head.id;
-		rc = send_record(s, ans->record.bytes, ans->size);
-		if (rc == -EEXIST)
-			forget(s, start);
-		if (rc == -EEXIST || rc == -EBUSY || rc == -ENOMEM) {
-			retry_later(s);
-			return false;
-		}
-		s->st.sections += rc == 0;
-	}
-	if (!rc || rc == -ENOENT)
-		return true;
-	cow_log_limited(COW_LOG_ERR, "%s: section at sector %llu: %s", cow_dev_name(s->cfg.dev),
-			(unsigned long long)start, strerror(-rc));
-	send_result(s, a->head.id, rc);
-	return true;
+	s->st.told += rc == 0;
+	if (rc && rc != -ENOENT)
+		refuse_ask(s, &a->rec, rc);
+	return ANSWERED;
+}
+
+/* Answers @a, which is in no list, or puts it where it waits. */
+static void settle(struct dmstream *s, struct ask *a)
+{
+	struct cow_list *to = &s->free_asks;
+	enum asked how;
+
+	cow_list_add_tail(&s->fetched, &a->node);	/* before: what is fetched may be there at once */
+	how = answer(s, a);
+	if (how == FETCHED)
+		return;
+	if (how == WAITS)
+		to = &s->asks;
+	cow_list_del(&a->node);
+	cow_list_add_tail(to, &a->node);
+}
+
+static void asks_again(struct dmstream *s);
+
+static void on_fetched(void *opaque, void *ask, int result, const struct dmu_data *data)
+{
+	struct dmstream *s = opaque;
+	struct ask *a = ask;
+
+	s->st.made += !result && !data;
+	s->st.sent += !result && data;
+	if (result)
+		refuse_ask(s, &a->rec, result);
+	else if (data)
+		send_or_log(s, data, data->head.size);
+	cow_list_del(&a->node);
+	cow_list_add_tail(result || data ? &s->free_asks : &s->asks, &a->node);
+	asks_again(s);
 }
 
 static void ragged_drive(struct dmstream *s);
@@ -247,7 +331,7 @@ static void asks_again(struct dmstream *s)
 			struct ask *a = cow_list_entry(todo.next, struct ask, node);
 
 			cow_list_del(&a->node);
-			cow_list_add_tail(answer(s, &a->rec) ? &s->free_asks : &s->asks, &a->node);
+			settle(s, a);
 		}
 		ragged_drive(s);
 	}
@@ -474,15 +558,12 @@ static struct job *job_new(struct dmstream *s, const struct dmu_head *h)
 
 static int take_ask(struct dmstream *s, const struct dmu_ask *rec)
 {
-	struct ask *a;
+	struct ask *a = cow_list_entry(s->free_asks.next, struct ask, node);
 
 	s->st.asks++;
-	if (answer(s, rec))
-		return 0;
-	a = cow_list_entry(s->free_asks.next, struct ask, node);
 	cow_list_del(&a->node);
 	a->rec = *rec;
-	cow_list_add_tail(&s->asks, &a->node);
+	settle(s, a);
 	ragged_drive(s);
 	return 0;
 }
@@ -499,7 +580,8 @@ static int take_change(struct dmstream *s, const struct dmu_ask *rec)
 	j = job_new(s, &rec->head);
 	j->req = (struct cow_req){
 		.op = rec->op == DMU_OP_ZERO ? COW_OP_ZERO : COW_OP_DISCARD,
-		.flags = COW_REQ_PRESENT, .virt = rec->start * MAPREQ_SECTOR,
+		/* Blocks are asked for anew. */
+		.flags = s->cfg.map->blocks ? 0 : COW_REQ_PRESENT, .virt = rec->start * MAPREQ_SECTOR,
 		.len = (uint64_t)rec->sectors * MAPREQ_SECTOR, .done = change_done, .opaque = j,
 	};
 	cow_dev_submit(s->cfg.dev, &j->req);
@@ -743,7 +825,10 @@ int dmstream_new(const struct dmstream_cfg *cfg, int fd, struct dmstream **ret)
 	cow_list_init(&s->jobs);
 	cow_list_init(&s->free_asks);
 	cow_list_init(&s->asks);
+	cow_list_init(&s->fetched);
 	rc = alloc_pools(s);
+	if (!rc && cfg->map->blocks)
+		rc = dmfetch_new(cfg->dev, on_fetched, s, &s->fetch);
 	if (!rc) {
 		s->src = cow_loop_fd(cfg->loop, fd, EPOLLIN, on_ready, s);
 		rc = s->src ? 0 : -errno;
@@ -764,6 +849,7 @@ void dmstream_free(struct dmstream *s)
 	cow_assert(cow_list_empty(&s->jobs));
 	cow_source_free(s->src);
 	cow_source_free(s->retry);
+	dmfetch_free(s->fetch);
 	if (s->fd >= 0)
 		close(s->fd);
 	cow_free(s->job_mem);

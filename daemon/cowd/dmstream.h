@@ -22,16 +22,22 @@ struct dmstream_cfg {
 	 * dmstream_hello(), and when the table was reloaded.
 	 */
 	void (*info)(void *opaque, const struct dmu_info *info, const struct dmu_device *devices);
+	/*
+	 * The top image's device has to have @size bytes (map->size[0] then): 0 or -errno. Only
+	 * with map->blocks.
+	 */
+	int (*grow)(void *opaque, uint64_t size);
 	/* The target is gone, or the conversation broke off (@error). Once. */
 	void (*gone)(void *opaque, int error);
 	void *opaque;
 };
 
 struct dmstream_stats {
-	uint64_t asks, sections;	/* questions, and answers that were taken */
+	uint64_t asks, told;		/* questions, and answers that were taken */
 	uint64_t written, granules;	/* records, granules in them */
 	uint64_t changes, commits;
 	uint64_t ragged;		/* granules that were copied up to be told */
+	uint64_t made, sent;		/* with map->blocks: places made, and answers by the bytes themselves */
 };
 
 /* Takes over @fd, non-blocking. On failure it stays the caller's. 0 or -errno. */

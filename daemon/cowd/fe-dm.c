@@ -37,6 +37,7 @@
 #define CONTROL "/dev/" DMU_NODE
 #define TARGET "userspace"
 #define BLOCK_DEFAULT (64u << 10)	/* where the image has no blocks; a question's least range */
+#define GROW_BYTES COW_MIB(256)	/* sparse; each step costs the system an event */
 #define HELLO_MS 2		/* between attempts while the node is being made */
 #define END_MS 5000		/* for the kernel to report what it wrote before the node was removed */
 
@@ -288,6 +289,8 @@ static int make_params(struct fe *fe)
 	uint32_t granule = MAPREQ_SECTOR << fe->map.granule_shift;
 	char *params, *more;
 
+	if (fe->map.blocks)
+		block = granule;
 	block = (uint32_t)cow_min(block ? block : BLOCK_DEFAULT, DMU_SECTION_SECTORS * MAPREQ_SECTOR);
 	block = (uint32_t)cow_max(block, granule);
 	params = cow_asprintf("%s %u granule:%u writable:1", fe->cfg.name, block, granule);
@@ -425,11 +428,26 @@ static void on_gone(void *opaque, int error)
 	}
 }
 
+/* The kernel goes to the file itself, which therefore is made longer ahead of need. */
+static int on_grow(void *opaque, uint64_t size)
+{
+	struct fe *fe = opaque;
+	int rc;
+
+	if (fe->loop[0].fd < 0)
+		return -EIO;		/* a device: no image has anything behind its end */
+	rc = cow_chain_extend(cow_dev_chain(fe->cfg.dev), cow_round_up(size, GROW_BYTES));
+	if (!rc)
+		rc = loopfile_resize(&fe->loop[0]);
+	fe->map.size[0] = fe->loop[0].size;
+	return rc;
+}
+
 static int open_stream(struct fe *fe, struct cow_err *err)
 {
 	struct dmstream_cfg cfg = {
 		.loop = fe->cfg.loop, .dev = fe->cfg.dev, .map = &fe->map, .info = on_info,
-		.gone = on_gone, .opaque = fe,
+		.grow = on_grow, .gone = on_gone, .opaque = fe,
 	};
 	int fd = open(CONTROL, O_RDWR | O_CLOEXEC | O_NONBLOCK), rc;
 
@@ -775,12 +793,14 @@ static void stream_facts(const struct fe *fe, struct cow_kv *kv)
 
 	dmstream_get_stats(fe->stream, &st);
 	cow_kv_u64(kv, "asked", st.asks);
-	cow_kv_u64(kv, "sections_told", st.sections);
+	cow_kv_u64(kv, "answers", st.told);
 	cow_kv_u64(kv, "written_records", st.written);
 	cow_kv_u64(kv, "written_granules", st.granules);
 	cow_kv_u64(kv, "changes", st.changes);
 	cow_kv_u64(kv, "commits", st.commits);
 	cow_kv_u64(kv, "copied_up_granules", st.ragged);
+	cow_kv_u64(kv, "places_made", st.made);
+	cow_kv_u64(kv, "answers_by_data", st.sent);
 }
 
 /* The target's own status: KEY MODE DAEMON HITS MISSES SECTIONS BYTES PENDING UNCOMMITTED EPOCH */

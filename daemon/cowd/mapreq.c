@@ -83,27 +83,16 @@ static int suits_end(const struct cow_image *img, uint64_t end, uint64_t size, u
 	return refuse(why, img, "ends within a block of its device, and the device on top is read-only");
 }
 
-int mapreq_suits(struct cow_chain *c, uint32_t unit, struct cow_err *why)
+/* Data in order, as planes have it. */
+static int suits_planes(struct cow_chain *c, unsigned n, uint32_t unit, struct cow_err *why)
 {
 	bool writable = !cow_chain_readonly(c);
-	unsigned n = cow_chain_depth(c), i;
 	uint64_t size = cow_chain_size(c), limit = size;
 	int rc = 0;
 
-	if (n > DMU_PLANES_MAX)
-		return cow_err_set(why, -EOPNOTSUPP, "%s: a chain of %u images is longer than the %u "
-				   "that the kernel can be shown", cow_chain_image(c, 0)->path, n,
-				   DMU_PLANES_MAX);
-	if (size % unit)
-		return refuse(why, cow_chain_image(c, 0),
-			      "its size is no multiple of its device's block");
-	for (i = 0; i < n && rc == 0; i++) {
+	for (unsigned i = 0; i < n && rc == 0; i++) {
 		const struct cow_image *img = cow_chain_image(c, i);
 
-		if (i && img->fmt->caps & COW_CAP_NOFILE && i + 1 == n)
-			break;		/* zeroes: nothing to be shown */
-		if (!img->linear)
-			return refuse(why, img, "the kernel cannot be told where its data is");
 		if (img->linear_shift % unit)
 			return refuse(why, img, "its data begins within a block of its device");
 		if (img->granule > SECTION_BYTES || (img->granule > 1 && img->granule < GRANULE_MIN))
@@ -113,6 +102,54 @@ int mapreq_suits(struct cow_chain *c, uint32_t unit, struct cow_err *why)
 		limit = cow_min(limit, img->below_limit);
 	}
 	return rc;
+}
+
+/* The top image must be able to give a whole block of the device one place. */
+static int suits_blocks(struct cow_chain *c, unsigned n, uint32_t unit, struct cow_err *why)
+{
+	const struct cow_image *top = cow_chain_image(c, 0);
+
+	for (unsigned i = 0; i < n; i++) {
+		const struct cow_image *img = cow_chain_image(c, i);
+
+		if (!img->linear && !(img->fmt->caps & COW_CAP_REMAP))
+			return refuse(why, img, "the kernel cannot be told where its data is");
+		if (img->data_file[0])
+			return refuse(why, img, "its data is in a second file, which the kernel is not shown");
+	}
+	if (!cow_chain_readonly(c) && !top->linear && top->block < cow_max(GRANULE_MIN, unit))
+		return refuse(why, top, "its clusters are smaller than the kernel's blocks");
+	return 0;
+}
+
+/* Layers that have a file: one without is the last, it reads as zeroes. */
+static unsigned layers(struct cow_chain *c)
+{
+	unsigned n = cow_chain_depth(c);
+
+	return n > 1 && cow_chain_image(c, n - 1)->fmt->caps & COW_CAP_NOFILE ? n - 1 : n;
+}
+
+static bool all_linear(struct cow_chain *c, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (!cow_chain_image(c, i)->linear)
+			return false;
+	return true;
+}
+
+int mapreq_suits(struct cow_chain *c, uint32_t unit, struct cow_err *why)
+{
+	unsigned n = layers(c);
+
+	if (cow_chain_depth(c) > DMU_PLANES_MAX)
+		return cow_err_set(why, -EOPNOTSUPP, "%s: a chain of %u images is longer than the %u "
+				   "that the kernel can be shown", cow_chain_image(c, 0)->path,
+				   cow_chain_depth(c), DMU_PLANES_MAX);
+	if (cow_chain_size(c) % unit)
+		return refuse(why, cow_chain_image(c, 0),
+			      "its size is no multiple of its device's block");
+	return all_linear(c, n) ? suits_planes(c, n, unit, why) : suits_blocks(c, n, unit, why);
 }
 
 /* log2 of the granule in sectors. Images without granules have everything: any will do. */
@@ -144,11 +181,13 @@ int mapreq_init(struct mapreq *m, struct cow_chain *c, const struct mapreq_file 
 	rc = mapreq_suits(c, m->unit, err);
 	if (rc)
 		return rc;
+	m->blocks = !all_linear(c, layers(c));
 	for (i = 0; i < n; i++) {
 		const struct cow_image *img = cow_chain_image(c, i);
 
 		m->dev[i] = files[i].dev;
-		if (img->fmt->caps & COW_CAP_NOFILE)
+		m->size[i] = files[i].size;
+		if (m->blocks || img->fmt->caps & COW_CAP_NOFILE)
 			continue;
 		/* What is cut off below a whole block of the device is ragged. */
 		if (cow_round_down(img->linear_shift + img->size, m->unit) > files[i].size)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A chain as the kernel target "userspace" sees it: one section of the device
- * turned into a struct dmu_section record, planes and presence bits. Asks only
- * the chain's metadata; moves no data, talks to no kernel.
+ * A chain as the kernel target "userspace" sees it. Asks only the chain's metadata; moves
+ * no data, talks to no kernel.
  *
- * Plane 0 is the top image, which takes all writes; each layer below that has
- * anything in the section and can be seen there is one more plane.
+ * Where every image has its data in order (cow_image.linear), one section of the device
+ * is a struct dmu_section, planes and presence bits: plane 0 is the top image, which
+ * takes all writes; each layer below that has anything in the section and can be seen
+ * there is one more plane. Else each question gets a struct dmu_blocks, the run of blocks that
+ * lie side by side (mapblk.c).
  */
 #ifndef COWD_MAPREQ_H
 #define COWD_MAPREQ_H
@@ -25,9 +27,11 @@ struct mapreq_file {
 struct mapreq {
 	struct cow_chain *chain;
 	bool writable;
+	bool blocks;		/* data lies anywhere: mapreq_blocks() instead of mapreq_section() */
 	uint32_t unit;		/* the largest of the files' */
 	uint8_t granule_shift;	/* 2^n sectors */
 	uint16_t dev[DMU_PLANES_MAX];	/* of each layer */
+	uint64_t size[DMU_PLANES_MAX];	/* bytes of each */
 	/* Of the section being looked at; here, so that nothing is allocated for one. */
 	uint8_t bits[DMU_PLANES_MAX][DMU_BITS_BYTES_MAX];
 	uint8_t covered[DMU_BITS_BYTES_MAX];	/* what the planes so far show */
@@ -49,6 +53,7 @@ int mapreq_init(struct mapreq *m, struct cow_chain *c, const struct mapreq_file 
 struct mapreq_answer {
 	union {
 		struct dmu_section section;
+		struct dmu_blocks blocks;
 		uint64_t align;
 		uint8_t bytes[MAPREQ_RECORD_MAX];
 	} record;
@@ -56,6 +61,7 @@ struct mapreq_answer {
 	/* Granules that no plane can show, because a layer has only a part of them: */
 	uint32_t ragged;	/* how many; 0: the record is good */
 	uint8_t ragged_bits[DMU_BITS_BYTES_MAX];
+	uint64_t grow;		/* mapreq_blocks(): see MAPREQ_GROW */
 };
 
 /*
@@ -65,6 +71,19 @@ struct mapreq_answer {
  * in the top image and ask again. Blocks for metadata. 0 or -errno.
  */
 int mapreq_section(struct mapreq *m, uint64_t start, struct mapreq_answer *ret);
+
+enum mapreq_need {
+	MAPREQ_READY,		/* the record is good */
+	MAPREQ_DATA,		/* no device has it as it is read: send the bytes */
+	MAPREQ_PRESENT,		/* make what was asked present in the top image, then ask again */
+	MAPREQ_GROW,		/* the top image's device has to have ret->grow bytes first */
+};
+
+/*
+ * Answers a DMU_ASK of a chain with m->blocks. enum mapreq_need; or -errno: -EIO for damaged
+ * metadata. Blocks for metadata.
+ */
+int mapreq_blocks(struct mapreq *m, const struct dmu_ask *ask, struct mapreq_answer *ret);
 
 /* Calls @fn for each run of set bits below @count, in order, while it returns 0. Returns what it did. */
 int mapreq_each_run(const uint8_t *bits, uint32_t count,

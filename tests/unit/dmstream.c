@@ -34,7 +34,7 @@ struct rig {
 	pthread_t ear;		/* takes what the daemon says: a socket holds little, the kernel anything */
 	pthread_mutex_t lock;
 	struct heard *first, **last;
-	unsigned infos, gone;
+	unsigned infos, gone, grown;
 	int gone_error;
 	uint32_t info_devices;
 };
@@ -52,9 +52,11 @@ static union {
 	struct dmu_head head;
 	struct dmu_hello hello;
 	struct dmu_section section;
+	struct dmu_blocks blocks;
+	struct dmu_data data;
 	struct dmu_result result;
 	struct dmu_range range;
-	uint8_t bytes[MAPREQ_RECORD_MAX];
+	uint8_t bytes[DMU_RECORD_MAX];
 } got;
 
 static void on_info(void *opaque, const struct dmu_info *info, const struct dmu_device *devices)
@@ -114,11 +116,11 @@ static void *listen_always(void *arg)
 	return NULL;
 }
 
-static void make_chain(uint64_t base_size, uint64_t size)
+static void make_chain(const char *format, uint64_t base_size, uint64_t size)
 {
 	static uint8_t buf[COW_KIB(64)];
 	struct cow_create_cfg cfg = {
-		.format = "dscow", .path = OVER, .size = size, .backing = BASE,
+		.format = format, .path = OVER, .size = size, .backing = BASE,
 		.backing_format = "raw", .io = &cow_io_sim_ops, .io_arg = rig.sim,
 	};
 	struct cow_err err = { 0 };
@@ -132,11 +134,19 @@ static void make_chain(uint64_t base_size, uint64_t size)
 		FAIL("%s", err.msg);
 }
 
-static void rig_start(uint64_t base_size, uint64_t size, uint32_t flags)
+static int on_grow(void *opaque, uint64_t size)
 {
-	struct dmstream_cfg cfg = { .map = &rig.map, .info = on_info, .gone = on_gone };
+	(void)opaque;
+	rig.map.size[0] = size;
+	rig.grown++;
+	return 0;
+}
+
+static void rig_start_as(const char *format, uint64_t base_size, uint64_t size, uint32_t flags)
+{
+	struct dmstream_cfg cfg = { .map = &rig.map, .info = on_info, .grow = on_grow, .gone = on_gone };
 	struct cow_chain_cfg chain = {
-		.format = "dscow", .path = OVER, .flags = flags, .io = &cow_io_sim_ops,
+		.format = format, .path = OVER, .flags = flags, .io = &cow_io_sim_ops,
 	};
 	struct cow_dev_cfg dev = { .name = "unit" };
 	struct mapreq_file files[2] = { { .unit = 512 }, { .dev = 1, .unit = 512 } };
@@ -147,7 +157,7 @@ static void rig_start(uint64_t base_size, uint64_t size, uint32_t flags)
 	memset(&rig, 0, sizeof(rig));
 	rig.sim = cow_sim_new(test_rand());
 	CHECK(rig.sim);
-	make_chain(base_size, size);
+	make_chain(format, base_size, size);
 	chain.io_arg = rig.sim;
 	if (cow_chain_open(&chain, &c, &err))
 		FAIL("%s", err.msg);
@@ -166,6 +176,11 @@ static void rig_start(uint64_t base_size, uint64_t size, uint32_t flags)
 	cfg.loop = rig.loop;
 	cfg.dev = rig.dev;
 	CHECK_EQ(dmstream_new(&cfg, fds[1], &rig.s), 0);
+}
+
+static void rig_start(uint64_t base_size, uint64_t size, uint32_t flags)
+{
+	rig_start_as("dscow", base_size, size, flags);
 }
 
 static void rig_end(void)
@@ -241,7 +256,7 @@ static struct dmu_ask ask_of(uint32_t type, uint64_t id, uint32_t op, uint64_t s
 {
 	return (struct dmu_ask){
 		.head = { .type = type, .size = sizeof(struct dmu_ask), .id = id }, .op = op,
-		.start = start, .sectors = n,
+		.start = start, .sectors = n, .at = start, .need = n,
 	};
 }
 
@@ -658,5 +673,48 @@ TEST(end)
 	for (unsigned i = 0; i < 3; i++)
 		turn();
 	CHECK_EQ(rig.gone, 1);
+	rig_end();
+}
+
+/* Data that lies anywhere: more questions at once than there are places for what they need. */
+TEST(blocks)
+{
+	const uint32_t n = 48, block = 128;
+	uint8_t seen[48] = { 0 }, bytes[24 * 512];
+	struct dmstream_stats st;
+
+	rig_start_as("qcow2", COW_MIB(4) + 1000, COW_MIB(8), COW_OPEN_WRITE);
+	CHECK(rig.map.blocks);
+	say_ask(DMU_ASK, 1, DMU_OP_READ, 0, block);
+	hear(DMU_BLOCKS, 1);
+	CHECK(got.blocks.dev == 1 && got.blocks.position == 0 && got.blocks.flags == DMU_BLOCKS_READ);
+	/* The block in which the base ends is in two pieces. */
+	say_ask(DMU_ASK, 2, DMU_OP_READ, COW_MIB(4) / 512, block);
+	hear(DMU_DATA, 2);
+	CHECK(got.data.start == COW_MIB(4) / 512 && got.data.sectors == 24);
+	CHECK_EQ(cow_chain_pread(cow_dev_chain(rig.dev), bytes, sizeof(bytes), COW_MIB(4)), 0);
+	CHECK(!memcmp(bytes, got.bytes + sizeof(got.data), sizeof(bytes)));
+	for (uint32_t i = 0; i < n; i++)
+		say_ask(DMU_ASK, 100 + i, DMU_OP_WRITE, (uint64_t)i * block, block);
+	for (uint32_t i = 0; i < n; i++) {
+		unsigned turns = 0;
+
+		while (!hear_now()) {
+			turn();
+			CHECK(++turns < TURNS);
+		}
+		CHECK_EQ(got.head.type, DMU_BLOCKS);
+		CHECK(got.head.id >= 100 && got.head.id < 100 + n && !seen[got.head.id - 100]++);
+		CHECK_EQ(got.blocks.flags, DMU_BLOCKS_READ | DMU_BLOCKS_WRITE | DMU_BLOCKS_CHANGED);
+		CHECK(got.blocks.dev == 0 && got.blocks.start == (got.head.id - 100) * block);
+	}
+	say_ask(DMU_CHANGE, 3, DMU_OP_ZERO, 8, 8);
+	hear(DMU_RESULT, 3);
+	CHECK_EQ(got.result.error, 0);
+	say_commit(4);
+	hear(DMU_RESULT, 4);
+	CHECK_EQ(got.result.error, 0);
+	dmstream_get_stats(rig.s, &st);
+	CHECK(st.made == n && st.sent == 1 && rig.grown);
 	rig_end();
 }
