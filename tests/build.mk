@@ -147,7 +147,9 @@ check-kernels-now: all $(LAB_BINS)
 check-xen:
 	$(Q)sh contrib/build/setup.sh build test
 	$(Q)$(MAKE) check-xen-now
+# At length, a guest attacks a cowd with sanitizers, too.
 check-xen-now: all $(LAB_BINS) $(XENLAB_BINS)
+	$(if $(filter full,$(FAULT)),$(Q)$(MAKE) BUILD='$(BUILD)-asan' SAN=address,undefined all)
 	$(Q)failed=; for x in $(LAB_XENS); do \
 	  echo "== $$x"; \
 	  tests/lab/kernels 6.1 $$x >/dev/null && LAB_XEN=$$x FAULT=$${FAULT:-quick} \

@@ -15,6 +15,10 @@
  *
  * A daemon that is killed, or ends by a signal, leaves the states as they are. The guest
  * waits, the next daemon of the same name connects again and goes on with what was in hand.
+ *
+ * Of the backend's folder we read, besides what every toolstack writes there, two nodes that
+ * "cowctl xen-attach" does: logical-sector-size, 4096 for a disk that shall have such sectors if
+ * the frontend knows them, and forget, 1 for one whose changes are taken and forgotten.
  */
 #include "fe.h"
 
@@ -26,6 +30,7 @@
 
 #include "cow/log.h"
 #include "xen-conn.h"
+#include "xen-keep.h"
 #include "xen-vdev.h"
 
 #define CLOSE_MS 10000		/* for the guest to let go, when that is forced */
@@ -45,7 +50,9 @@ struct fe {
 	struct cow_req flush;
 	bool settling;			/* the rings are to be let go when nothing is in flight */
 	bool flushing;
-	bool read_only, discard;
+	bool read_only, discard, forget;
+	unsigned logical;		/* sectors the disk shall have, in bytes */
+	unsigned sector;		/* those it has for this frontend */
 	bool look;			/* something changed */
 	bool give_up;			/* it shall be over, whatever the guest does */
 	bool leaving, ended;
@@ -64,12 +71,12 @@ static const char *const state_names[] = {
 static int write_size(struct fe *fe, struct xen_store *s)
 {
 	uint64_t bytes = cow_dev_size(fe->cfg.dev);
-	unsigned physical = bytes % PHYSICAL ? XEN_SECTOR : PHYSICAL;
+	unsigned physical = bytes % PHYSICAL ? fe->sector : PHYSICAL;
 	int rc = xen_store_write(s, fe->path.dir, "sectors", "%llu",
-				 (unsigned long long)(bytes / XEN_SECTOR));
+				 (unsigned long long)(bytes / fe->sector));
 
 	if (!rc)
-		rc = xen_store_write(s, fe->path.dir, "sector-size", "%u", XEN_SECTOR);
+		rc = xen_store_write(s, fe->path.dir, "sector-size", "%u", fe->sector);
 	if (!rc)
 		rc = xen_store_write(s, fe->path.dir, "physical-sector-size", "%u", physical);
 	return rc;
@@ -162,16 +169,37 @@ static void set_state(struct fe *fe, enum xen_state state)
 
 /* ---- connecting and disconnecting ---- */
 
+/* A frontend that is connected already goes on with the sectors that it was told of. */
+static int choose_sector(struct fe *fe, bool adopt, struct cow_err *err)
+{
+	const char *dir = adopt ? fe->path.dir : fe->front;
+	const char *key = adopt ? "sector-size" : "feature-large-sector-size";
+	uint64_t v;
+	int rc = xen_store_read_number_or(fe->store, dir, key, UINT32_MAX, 0, &v);
+
+	if (rc)
+		return cow_err_sys(err, rc, "%s/%s", dir, key);
+	if (adopt)
+		fe->sector = v == XEN_SECTOR_LARGE ? XEN_SECTOR_LARGE : XEN_SECTOR;
+	else
+		fe->sector = v && cow_dev_size(fe->cfg.dev) % fe->logical == 0 ? fe->logical
+									       : XEN_SECTOR;
+	return 0;
+}
+
 static int connect(struct fe *fe, bool adopt, struct cow_err *err)
 {
 	struct xen_conn_cfg cfg = {
 		.loop = fe->cfg.loop, .dev = fe->cfg.dev, .lib = fe->lib, .name = fe->cfg.name,
 		.dir = fe->path.dir, .domain = fe->path.domain, .read_only = fe->read_only,
-		.discard = fe->discard,
+		.discard = fe->discard, .forget = fe->forget,
 	};
 	struct xen_params params;
 	int rc = xen_params_read(fe->store, fe->front, &params, err);
 
+	if (!rc)
+		rc = choose_sector(fe, adopt, err);
+	cfg.sector = fe->sector;
 	return rc ? rc : xen_conn_new(&cfg, &params, adopt, &fe->conn, err);
 }
 
@@ -212,7 +240,7 @@ static bool settle(struct fe *fe)
 	xen_conn_run(fe->conn);
 	xen_conn_free(fe->conn, false);
 	fe->conn = NULL;
-	if (fe->read_only)
+	if (fe->read_only || fe->forget)
 		return true;
 	fe->flushing = true;
 	fe->flush = (struct cow_req){ .op = COW_OP_FLUSH, .flags = COW_DEV_THROUGH,
@@ -237,6 +265,7 @@ static void finish_stop(struct fe *fe)
 /* The disk is not the guest's any more. */
 static void end(struct fe *fe)
 {
+	xen_keep_forget(fe->cfg.name);
 	if (!strcmp(fe->path.type, OWN_TYPE)) {
 		xen_store_remove(fe->store, fe->front);
 		xen_store_remove_backend(fe->store, &fe->path);
@@ -324,6 +353,9 @@ static void before_wait(void *opaque)
 		xen_conn_run(fe->conn);
 	if (fe->settling && fe->conn && !xen_conn_inflight(fe->conn))
 		fe->look = true;	/* to let go of the rings */
+	/* Who started us is told that we are ready before it can be over. */
+	if (fe->ready_src)
+		return;
 	for (unsigned i = 0; fe->look && i < LOOKS && !fe->ended && !fe->leaving; i++) {
 		fe->look = false;
 		look(fe);
@@ -347,9 +379,33 @@ static void on_store(void *opaque, uint32_t events)
 
 /* ---- beginning ---- */
 
+static int read_choices(struct fe *fe, bool writable)
+{
+	struct xen_store *s = fe->store;
+	const char *dir = fe->path.dir;
+	uint64_t discard, forget, logical;
+	int rc = xen_store_read_number_or(s, dir, "discard-enable", 1, 1, &discard);
+
+	if (!rc)
+		rc = xen_store_read_number_or(s, dir, "forget", 1, 0, &forget);
+	if (!rc)
+		rc = xen_store_read_number_or(s, dir, "logical-sector-size", UINT32_MAX, XEN_SECTOR,
+					      &logical);
+	if (!rc && logical != XEN_SECTOR && logical != XEN_SECTOR_LARGE)
+		rc = -EINVAL;
+	if (rc)
+		return rc;
+	fe->forget = forget;
+	fe->read_only = !writable || (!forget && cow_dev_readonly(fe->cfg.dev));
+	fe->discard = discard && !fe->read_only;
+	fe->logical = (unsigned)logical;
+	fe->sector = XEN_SECTOR;
+	return 0;
+}
+
 static int read_facts(struct fe *fe, struct cow_err *err)
 {
-	uint64_t domain, discard = 1;
+	uint64_t domain;
 	char mode[8];
 	int rc = xen_store_read_number(fe->store, fe->path.dir, "frontend-id", UINT32_MAX, &domain);
 
@@ -363,12 +419,8 @@ static int read_facts(struct fe *fe, struct cow_err *err)
 	if (rc == -ENOENT)
 		return cow_err_set(err, rc, "%s: there is no virtual disk in xenstore", fe->path.dir);
 	if (!rc)
-		rc = xen_store_read_number_or(fe->store, fe->path.dir, "discard-enable", 1, 1, &discard);
-	if (rc)
-		return cow_err_sys(err, rc, "%s", fe->path.dir);
-	fe->read_only = cow_dev_readonly(fe->cfg.dev) || strcmp(mode, "w") != 0;
-	fe->discard = discard && !fe->read_only;
-	return 0;
+		rc = read_choices(fe, !strcmp(mode, "w"));
+	return rc ? cow_err_sys(err, rc, "%s", fe->path.dir) : 0;
 }
 
 static int watch(struct fe *fe, struct cow_err *err)
@@ -396,9 +448,15 @@ static int take_up(struct fe *fe, struct cow_err *err)
 	cow_log(COW_LOG_INFO, "%s: domain %u goes on where the last daemon was", fe->cfg.name,
 		fe->path.domain);
 	xen_store_read_number(fe->store, fe->path.dir, "sectors", UINT64_MAX, &sectors);
-	if (sectors != cow_dev_size(fe->cfg.dev) / XEN_SECTOR)
+	if (sectors != cow_dev_size(fe->cfg.dev) / fe->sector)
 		change_state(fe, XEN_CONNECTED, write_size);
 	return 0;
+}
+
+/* Its daemon was killed, and then the guest ended or the disk was taken back. */
+static bool is_ours_to_end(struct fe *fe, int front)
+{
+	return !strcmp(fe->path.type, OWN_TYPE) && (front == XEN_ABSENT || !is_online(fe));
 }
 
 static int begin(struct fe *fe, struct cow_err *err)
@@ -407,10 +465,13 @@ static int begin(struct fe *fe, struct cow_err *err)
 	int front = xen_store_read_state(fe->store, fe->front);
 	int rc;
 
+	if (own > XEN_ABSENT)
+		fe->state = (enum xen_state)own;
+	if (own > XEN_ABSENT && is_ours_to_end(fe, front))
+		return 0;
 	if (own <= XEN_ABSENT || front <= XEN_ABSENT)
 		return cow_err_set(err, -ENOENT, "%s: backend or frontend is not in xenstore",
 				   fe->path.dir);
-	fe->state = (enum xen_state)own;
 	if (own == XEN_CONNECTED && (front == XEN_CONNECTED || front == XEN_INITIALISED))
 		return take_up(fe, err);
 	if (own >= XEN_CLOSING && !(is_online(fe) && front == XEN_INITIALISING))
@@ -428,6 +489,7 @@ static void on_ready(void *opaque, uint32_t events)
 	cow_source_free(fe->ready_src);
 	fe->ready_src = NULL;
 	fe->cfg.ready(fe->cfg.opaque, 0, "");
+	fe->look = true;
 }
 
 /* ---- fe.h ---- */

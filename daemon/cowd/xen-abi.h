@@ -12,7 +12,7 @@
 
 #define XEN_PAGE 4096u
 #define XEN_SECTOR 512u
-#define XEN_PAGE_SECTORS (XEN_PAGE / XEN_SECTOR)
+#define XEN_SECTOR_LARGE 4096u	/* for frontends that say that they know larger ones */
 
 /* Offsets in the first page of a ring; entries follow, as many as fit, a power of two. */
 #define XEN_RING_REQ_PROD 0

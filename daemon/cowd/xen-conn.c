@@ -484,7 +484,8 @@ static int open_ring(struct queue *q, unsigned i, bool adopt, struct cow_err *er
 	struct xen_ring_cfg cfg = {
 		.dev = c->cfg.dev, .pool = c->pool, .ops = &ring_ops, .opaque = q, .name = q->name,
 		.shared = q->shared, .pages = c->params.pages, .abi = (enum xen_abi)c->params.abi,
-		.read_only = c->cfg.read_only, .discard = c->cfg.discard,
+		.sector = c->cfg.sector, .read_only = c->cfg.read_only,
+		.discard = c->cfg.discard, .forget = c->cfg.forget,
 		.kept = xen_keep_queue(c->keep, i), .adopt = adopt,
 	};
 

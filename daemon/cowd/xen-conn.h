@@ -37,7 +37,8 @@ struct xen_conn_cfg {
 	const char *name;	/* of the device; stays the caller's, as do all strings */
 	const char *dir;	/* the backend's folder */
 	uint32_t domain;
-	bool read_only, discard;
+	unsigned sector;	/* bytes */
+	bool read_only, discard, forget;	/* as for rings */
 };
 
 struct xen_conn;

@@ -158,6 +158,15 @@ void xen_keep_validate(struct xen_keep *k)
 	__atomic_store_n(&k->head->valid, 1, __ATOMIC_RELEASE);
 }
 
+void xen_keep_forget(const char *name)
+{
+	COW_CLEANUP_FREE char *dir = NULL;
+	COW_CLEANUP_FREE char *path = NULL;
+
+	if (!run_dir(false, &dir, NULL) && (path = run_path(dir, name, SUFFIX)))
+		unlink(path);
+}
+
 void xen_keep_close(struct xen_keep *k, bool forget)
 {
 	if (!k)

@@ -20,6 +20,8 @@ int xen_keep_find(const char *name, const char *dir, const struct xen_params *pa
 struct xen_kept *xen_keep_queue(struct xen_keep *k, unsigned queue);
 /* From now on it counts. */
 void xen_keep_validate(struct xen_keep *k);
+/* What a killed daemon left, of whatever connection, is of no use any more. */
+void xen_keep_forget(const char *name);
 /* Lets go of it; @forget: the connection is over, the file goes. NULL is allowed. */
 void xen_keep_close(struct xen_keep *k, bool forget);
 

@@ -220,7 +220,7 @@ static bool place(const struct xen_ring *r, uint64_t sector, uint64_t n, struct 
 {
 	uint64_t at, bytes, end;
 
-	if (!n || !cow_mul_ok(sector, XEN_SECTOR, &at) || !cow_mul_ok(n, XEN_SECTOR, &bytes) ||
+	if (!n || !cow_mul_ok(sector, r->cfg.sector, &at) || !cow_mul_ok(n, r->cfg.sector, &bytes) ||
 	    !cow_add_ok(at, bytes, &end) || end > cow_dev_size(r->cfg.dev))
 		return false;
 	s->at = at;
@@ -231,18 +231,19 @@ static bool place(const struct xen_ring *r, uint64_t sector, uint64_t n, struct 
 /* The segments are there: do they make sense? Then s->bytes, and the place on the device. */
 static int check_segs(struct slot *s, uint64_t sector)
 {
+	unsigned in_page = XEN_PAGE / s->ring->cfg.sector;
 	uint64_t sectors = 0;
 
 	for (unsigned i = 0; i < s->n_segs; i++) {
 		const struct xen_seg *seg = &s->segs[i];
 
-		if (seg->first > seg->last || seg->last >= XEN_PAGE_SECTORS)
+		if (seg->first > seg->last || seg->last >= in_page)
 			return -EINVAL;
 		sectors += (uint64_t)seg->last - seg->first + 1;
 	}
 	if (!place(s->ring, sector, sectors, s))
 		return -EINVAL;
-	s->bytes = (uint32_t)(sectors * XEN_SECTOR);
+	s->bytes = (uint32_t)(sectors * s->ring->cfg.sector);
 	return 0;
 }
 
@@ -390,8 +391,8 @@ static void add_copy(struct xen_ring *r, unsigned at, void *ours, const struct x
 	r->batch[at] = (struct xen_copy){
 		.ours = ours,
 		.ref = seg->ref,
-		.offset = (uint16_t)(seg->first * XEN_SECTOR),
-		.len = (uint16_t)((seg->last - seg->first + 1) * XEN_SECTOR),
+		.offset = (uint16_t)(seg->first * r->cfg.sector),
+		.len = (uint16_t)((seg->last - seg->first + 1u) * r->cfg.sector),
 		.to_guest = to_guest,
 	};
 }
@@ -562,6 +563,10 @@ static void step(struct slot *s)
 {
 	struct cow_req *req = &s->req;
 
+	if (s->ring->cfg.forget && s->op != XEN_OP_READ) {
+		finish(s, 0);
+		return;
+	}
 	*req = (struct cow_req){ .done = on_done };
 	if (s->flush) {
 		req->op = COW_OP_FLUSH;
@@ -853,6 +858,7 @@ int xen_ring_new(const struct xen_ring_cfg *cfg, struct xen_ring **ret, struct c
 	int rc;
 
 	cow_assert(cow_is_pow2(cfg->pages) && cfg->pages <= XEN_RING_PAGES_MAX);
+	cow_assert(cfg->sector == XEN_SECTOR || cfg->sector == XEN_SECTOR_LARGE);
 	if (r)
 		r->segs = cow_zalloc((size_t)entries * XEN_RING_SEGS_MAX * sizeof(r->segs[0]));
 	if (!r || !r->segs) {

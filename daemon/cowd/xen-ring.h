@@ -71,8 +71,10 @@ struct xen_ring_cfg {
 	void *shared;			/* the ring's pages */
 	unsigned pages;			/* a power of two up to XEN_RING_PAGES_MAX */
 	enum xen_abi abi;
+	unsigned sector;		/* bytes: XEN_SECTOR or XEN_SECTOR_LARGE */
 	bool read_only;
 	bool discard;			/* was offered */
+	bool forget;			/* changes are taken, and the device does not hear of them */
 	struct xen_kept *kept;		/* zeroes; or with @adopt what a killed process left */
 	bool adopt;
 };

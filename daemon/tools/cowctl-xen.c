@@ -5,7 +5,8 @@
  * started for it, which serves the guest and ends with the disk.
  *
  * The folders are of type "dmu", that no toolstack knows: who attached the disk here
- * detaches it here. When the guest ends, cowd takes the folders away.
+ * detaches it here. When the guest ends, cowd takes the folders away. One that was killed
+ * is started again for that, by xen-detach.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,9 @@
 #define DOMAIN_MAX 0x7fefu
 #define DETACH_MS 10000		/* for the guest to let go, and for the daemon to end */
 #define LOOK_MS 20
+#define OWN_FD "/proc/self/fd/"	/* an overlay without a name is in there, for cowd */
+#define NO_FORMAT "zero"	/* of a disk without an image */
+#define NO_IMAGE "null"
 
 /* What is about to be attached or detached. */
 struct disk {
@@ -34,6 +38,7 @@ struct disk {
 	struct xen_path path;
 	char front[XEN_PATH_MAX];
 	char name[RUN_NAME_MAX + 1];	/* of the device */
+	const struct ctl_xen *x;	/* what is to be attached; NULL: it is being detached */
 	bool read_only;
 };
 
@@ -77,16 +82,10 @@ static void look_at_domain(void *opaque, const char *id)
 static int find_domain(struct xen_store *store, const char *text, uint64_t *ret, struct cow_err *err)
 {
 	struct search s = { .store = store, .name = text };
-	char dir[XEN_PATH_MAX], name[256];
 	int rc;
 
-	if (xen_parse_number(text, DOMAIN_MAX, ret)) {
-		snprintf(dir, sizeof(dir), DOMAINS "/%llu", (unsigned long long)*ret);
-		rc = xen_store_read(store, dir, "domid", name, sizeof(name));
-		return rc == -ENOENT ? cow_err_set(err, rc, "there is no domain %s", text)
-		       : rc	     ? cow_err_sys(err, rc, "%s", dir)
-				     : 0;
-	}
+	if (xen_parse_number(text, DOMAIN_MAX, ret))
+		return 0;
 	rc = xen_store_list(store, DOMAINS, look_at_domain, &s);
 	if (rc)
 		return cow_err_sys(err, rc, DOMAINS);
@@ -95,6 +94,18 @@ static int find_domain(struct xen_store *store, const char *text, uint64_t *ret,
 						     : "there is no domain \"%.64s\"", text);
 	*ret = s.found;
 	return 0;
+}
+
+static int domain_lives(const struct disk *d, struct cow_err *err)
+{
+	char dir[XEN_PATH_MAX], id[16];
+	int rc;
+
+	snprintf(dir, sizeof(dir), DOMAINS "/%u", d->path.domain);
+	rc = xen_store_read(d->store, dir, "domid", id, sizeof(id));
+	if (rc == -ENOENT)
+		return cow_err_set(err, rc, "there is no domain %u", d->path.domain);
+	return rc ? cow_err_sys(err, rc, "%s", dir) : 0;
 }
 
 static int open_disk(struct disk *d, const char *domain, const char *vdev, struct cow_err *err)
@@ -164,6 +175,11 @@ static int write_back(struct xen_store *s, const struct disk *d)
 		rc = xen_store_write(s, d->path.dir, "mode", d->read_only ? "r" : "w");
 	if (!rc)
 		rc = xen_store_write(s, d->path.dir, "device-type", "disk");
+	if (!rc && d->x->null)
+		rc = xen_store_write(s, d->path.dir, "forget", "1");
+	if (!rc && d->x->sector_size)
+		rc = xen_store_write(s, d->path.dir, "logical-sector-size", "%s",
+				     d->x->sector_size);
 	if (!rc)
 		rc = xen_store_write(s, d->path.dir, "online", "1");
 	return rc ? rc : xen_store_write(s, d->path.dir, "state", "%d", XEN_INITIALISING);
@@ -210,7 +226,7 @@ static int make_private(const struct disk *d, const char *format, const char *im
 	fd = open(file, O_RDWR);
 	rc = fd < 0 ? cow_err_sys(err, -errno, "%s", file) : 0;
 	unlink(file);
-	snprintf(path, size, "/proc/self/fd/%d", fd);
+	snprintf(path, size, OWN_FD "%d", fd);
 	return rc;
 }
 
@@ -231,13 +247,17 @@ static _Noreturn void exec_cowd(char **argv)
 }
 
 /* Returns when the disk can be used, or not: 0, or cowd's exit status. */
-static int run_cowd(char **argv)
+static int run_cowd(const struct disk *d, char **argv)
 {
 	pid_t pid = fork();
 	int status;
 
-	if (pid == 0)
+	if (pid == 0) {
+		/* Where the disk is tells somebody who attaches it, and nobody else. */
+		if (!d->x && !freopen("/dev/null", "w", stdout))
+			_exit(1);
 		exec_cowd(argv);
+	}
 	if (pid < 0) {
 		fprintf(stderr, "cowctl: fork: %s\n", strerror(errno));
 		return 1;
@@ -248,34 +268,53 @@ static int run_cowd(char **argv)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
-static int start_cowd(const struct disk *d, const struct ctl_xen *x, const char *image)
+/* @option and its @value go before the image; NULL: there is none. */
+static int start_cowd(const struct disk *d, const char *format, const char *option,
+		      const char *value, const char *image)
 {
-	char own[PATH_MAX], base[PATH_MAX], xenbus[XEN_PATH_MAX + 16];
-	struct cow_err err = { 0 };
-	char *argv[12] = { (char *)"cowd", (char *)"--frontend=xen", xenbus, (char *)"-p" };
-	int n = 4, rc;
+	char xenbus[XEN_PATH_MAX + 16];
+	const char *argv[12] = { "cowd", "--frontend=xen", xenbus, "-p", format };
+	int n = 5;
 
 	snprintf(xenbus, sizeof(xenbus), "--xenbus=%s", d->path.dir);
-	snprintf(base, sizeof(base), "%s", image);
-	if (x->private) {
-		if (!realpath(image, base))
-			return complain(&err, cow_err_sys(&err, -errno, "%s", image));
-		rc = make_private(d, x->format, base, own, sizeof(own), &err);
-		if (rc)
-			return complain(&err, rc);
-		argv[n++] = (char *)"dscow";
-		argv[n++] = (char *)"-b";
-		argv[n++] = base;
-	} else {
-		argv[n++] = (char *)(uintptr_t)x->format;
-		snprintf(own, sizeof(own), "%s", image);
+	if (option) {
+		argv[n++] = option;
+		argv[n++] = value;
 	}
-	if (x->read_only)
-		argv[n++] = (char *)"-r";
-	argv[n++] = (char *)"--";
-	argv[n++] = (char *)(uintptr_t)d->name;
-	argv[n++] = own;
-	return run_cowd(argv);
+	if (d->read_only)
+		argv[n++] = "-r";
+	argv[n++] = "--";
+	argv[n++] = d->name;
+	argv[n] = image;
+	return run_cowd(d, (char **)(uintptr_t)argv);
+}
+
+static int start_private(const struct disk *d, const char *image)
+{
+	char own[PATH_MAX], base[PATH_MAX];
+	struct cow_err err = { 0 };
+	int rc = realpath(image, base) ? 0 : cow_err_sys(&err, -errno, "%s", image);
+
+	if (!rc)
+		rc = make_private(d, d->x->format, base, own, sizeof(own), &err);
+	return rc ? complain(&err, rc) : start_cowd(d, "dscow", "-b", base, own);
+}
+
+static int start_null(const struct disk *d, const char *size)
+{
+	char option[64];
+
+	snprintf(option, sizeof(option), "size=%.48s", size);
+	return start_cowd(d, NO_FORMAT, "-ro", option, NO_IMAGE);
+}
+
+static int start(const struct disk *d, const char *image)
+{
+	if (d->x->null)
+		return start_null(d, d->x->size);
+	if (d->x->private)
+		return start_private(d, image);
+	return start_cowd(d, d->x->format, NULL, NULL, image);
 }
 
 int ctl_xen_attach(const struct ctl_xen *x, const char *domain, const char *image, const char *vdev)
@@ -284,7 +323,10 @@ int ctl_xen_attach(const struct ctl_xen *x, const char *domain, const char *imag
 	struct disk d;
 	int rc = open_disk(&d, domain, vdev, &err), status = 1;
 
+	d.x = x;
 	d.read_only = x->read_only;
+	if (!rc)
+		rc = domain_lives(&d, &err);
 	if (!rc) {
 		rc = xen_store_transact(d.store, write_both, &d);
 		if (rc == -EEXIST)
@@ -295,7 +337,7 @@ int ctl_xen_attach(const struct ctl_xen *x, const char *domain, const char *imag
 	if (rc) {
 		complain(&err, rc);
 	} else {
-		status = start_cowd(&d, x, image);
+		status = start(&d, image);
 		if (status)
 			remove_both(&d);
 	}
@@ -354,20 +396,56 @@ static void stop_cowd(const struct disk *d, struct cow_err *err)
 		ctl_talk(dir, d->name, packet, 0, ignore, NULL, err);
 }
 
+/*
+ * A cowd that was killed left its name, and perhaps a guest that waits. So there is one again
+ * for a moment, which goes on, or finds that the guest is gone and ends by itself. @lost: the
+ * disk is one whose contents went with the killed one; then it comes after the guest was told
+ * that the disk goes.
+ */
+static void revive(struct disk *d, bool lost)
+{
+	COW_CLEANUP_FREE struct run_state *st = cow_zalloc(sizeof(*st));
+	COW_CLEANUP_FREE char *dir = NULL;
+	bool has_image;
+	char mode[8];
+
+	if (!st || is_served(d) || run_dir(false, &dir, NULL) || run_state_read(dir, d->name, st))
+		return;
+	has_image = strncmp(st->image, OWN_FD, strlen(OWN_FD)) && strcmp(st->format, NO_FORMAT);
+	if (has_image == lost)
+		return;
+	if (lost) {
+		start_null(d, "512");
+		return;
+	}
+	d->read_only = !xen_store_read(d->store, d->path.dir, "mode", mode, sizeof(mode)) &&
+		       !strcmp(mode, "r");
+	start_cowd(d, st->format, NULL, NULL, st->image);
+}
+
+static int take_back(struct disk *d, const char *vdev, struct cow_err *err)
+{
+	int rc;
+
+	if (xen_store_read_state(d->store, d->path.dir) == XEN_ABSENT)
+		return cow_err_set(err, -ENOENT, "domain %u has no disk %s that \"cowctl xen-attach\" "
+				   "made", d->path.domain, vdev);
+	revive(d, false);
+	rc = xen_store_transact(d->store, ask_back, d);
+	if (rc)		/* or it is over already */
+		return rc == -ENOENT ? 0 : cow_err_sys(err, rc, "%s", d->path.dir);
+	revive(d, true);
+	return 0;
+}
+
 int ctl_xen_detach(const struct ctl_xen *x, const char *domain, const char *vdev)
 {
 	struct cow_err err = { 0 };
 	struct disk d;
 	int rc = open_disk(&d, domain, vdev, &err);
 
-	if (!rc) {
-		rc = xen_store_transact(d.store, ask_back, &d);
-		if (rc == -ENOENT)
-			cow_err_set(&err, rc, "domain %u has no disk %s that \"cowctl xen-attach\" made",
-				    d.path.domain, vdev);
-		else if (rc)
-			cow_err_sys(&err, rc, "%s", d.path.dir);
-	}
+	if (!rc)
+		rc = take_back(&d, vdev, &err);
 	if (!rc && !wait_for_end(&d)) {
 		if (x->force)
 			stop_cowd(&d, &err);

@@ -22,6 +22,9 @@ enum {
 	OPT_PRIVATE,
 	OPT_FORMAT,
 	OPT_READ_ONLY,
+	OPT_BACKEND,
+	OPT_SIZE,
+	OPT_SECTOR_SIZE,
 };
 
 static const struct cow_cli_opt options[] = {
@@ -32,6 +35,9 @@ static const struct cow_cli_opt options[] = {
 	{ 'p', "format", "FORMAT", "xen-attach: format of IMAGE; always needed, never guessed" },
 	{ 'r', "read-only", NULL, "xen-attach: the guest can only read" },
 	{ OPT_PRIVATE, "private", NULL, "xen-attach: keep changes in memory, drop them in the end" },
+	{ OPT_BACKEND, "backend", "null", "xen-attach: no image; reads zeroes, forgets what is written" },
+	{ OPT_SIZE, "size", "SIZE", "xen-attach --backend=null: of the disk" },
+	{ OPT_SECTOR_SIZE, "sector-size", "512|4096", "xen-attach: 4096 for a guest that can" },
 	{ 0, NULL, NULL, NULL },
 };
 
@@ -47,7 +53,8 @@ static const struct cow_cli cli = {
 		    "stop NAME [--force]\n"
 		    "log-level NAME [error|warning|info|debug]\n"
 		    "version NAME\n"
-		    "xen-attach -p FORMAT [-r|--private] DOMAIN IMAGE VDEV\n"
+		    "xen-attach -p FORMAT [-r|--private] [--sector-size=512|4096] DOMAIN IMAGE VDEV\n"
+		    "xen-attach --backend=null --size=SIZE [-r] [--sector-size=512|4096] DOMAIN VDEV\n"
 		    "xen-detach [--force] DOMAIN VDEV",
 	.summary = "Shows and controls the devices that cowd serves.",
 	.opts = options,
@@ -55,6 +62,8 @@ static const struct cow_cli cli = {
 
 /* Bits of struct ctl_verb.opts, by option. */
 #define BIT(opt) (1u << ((opt) - OPT_JSON))
+/* Those with a value, which go together with others. */
+#define XEN_VALUES (BIT(OPT_FORMAT) | BIT(OPT_BACKEND) | BIT(OPT_SIZE) | BIT(OPT_SECTOR_SIZE))
 
 static unsigned bit_of(int opt)
 {
@@ -79,9 +88,17 @@ static int own_list(const struct ctl_xen *xen, unsigned opts, char **words)
 
 static int own_xen_attach(const struct ctl_xen *xen, unsigned opts, char **words)
 {
-	if (!(opts & BIT(OPT_FORMAT)))
-		return cow_cli_misuse(&cli, "the format of the image must be given with -p");
-	return ctl_xen_attach(xen, words[0], words[1], words[2]);
+	int n = 0;
+
+	(void)opts;
+	while (words[n])
+		n++;
+	if (xen->null && (n != 2 || !xen->size || xen->format || xen->private))
+		return cow_cli_misuse(&cli, "--backend=null needs --size, and no image");
+	if (!xen->null && (n != 3 || !xen->format || xen->size))
+		return cow_cli_misuse(&cli, xen->format ? "an image is needed, and no size"
+							: "the format of the image must be given with -p");
+	return ctl_xen_attach(xen, words[0], xen->null ? NULL : words[1], words[n - 1]);
 }
 
 static int own_xen_detach(const struct ctl_xen *xen, unsigned opts, char **words)
@@ -103,7 +120,7 @@ static const struct ctl_verb verbs[] = {
 	{ "log-level", 0, 1, 0, false, NULL },
 	{ "version", 0, 0, 0, false, NULL },
 	{ "list", 0, 0, BIT(OPT_JSON), false, own_list },
-	{ "xen-attach", 3, 3, BIT(OPT_FORMAT) | BIT(OPT_READ_ONLY) | BIT(OPT_PRIVATE), false,
+	{ "xen-attach", 2, 3, BIT(OPT_READ_ONLY) | BIT(OPT_PRIVATE) | XEN_VALUES, false,
 	  own_xen_attach },
 	{ "xen-detach", 2, 2, BIT(OPT_FORCE), false, own_xen_detach },
 };
@@ -175,6 +192,28 @@ static int compose(const struct ctl_verb *v, unsigned opts, int argc, char **arg
 	return 0;
 }
 
+/* The value of an option that has one. 0, or the exit status. */
+static int take_value(struct ctl_xen *xen, int opt)
+{
+	switch (opt) {
+	case 'p':
+		xen->format = optarg;
+		return 0;
+	case OPT_BACKEND:
+		xen->null = !strcmp(optarg, "null");
+		return xen->null ? 0 : cow_cli_misuse(&cli, "--backend can be null only");
+	case OPT_SIZE:
+		xen->size = optarg;
+		return 0;
+	case OPT_SECTOR_SIZE:
+		xen->sector_size = optarg;
+		return !strcmp(optarg, "512") || !strcmp(optarg, "4096") ? 0
+		       : cow_cli_misuse(&cli, "sectors have 512 or 4096 bytes");
+	default:
+		return 0;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	char packet[PROTO_PACKET];
@@ -188,8 +227,8 @@ int main(int argc, char **argv)
 		if (opt == '?')
 			return 2;
 		opts |= bit_of(opt);
-		if (opt == 'p')
-			xen.format = optarg;
+		if (take_value(&xen, opt))
+			return 2;
 	}
 	if (optind == argc)
 		return cow_cli_misuse(&cli, "a verb is needed");
@@ -198,7 +237,7 @@ int main(int argc, char **argv)
 		return cow_cli_misuse(&cli, "unknown verb \"%s\"", argv[optind]);
 	if (opts & ~v->opts)
 		return cow_cli_misuse(&cli, "%s does not take that option", v->name);
-	more = opts & ~BIT(OPT_FORMAT);
+	more = opts & ~XEN_VALUES;
 	if (more & (more - 1))
 		return cow_cli_misuse(&cli, "only one of these options can be given");
 	xen.read_only = opts & BIT(OPT_READ_ONLY);

@@ -16,8 +16,12 @@ int ctl_talk(const char *dir, const char *name, const char *packet, unsigned tim
 /* "cowctl xen-attach" and "xen-detach", for what the command line said; the exit status. */
 struct ctl_xen {
 	const char *format;	/* NULL: not said */
+	const char *size;	/* of a disk without an image */
+	const char *sector_size;	/* NULL: as always */
 	bool read_only, private, force;
+	bool null;		/* without an image: reads zeroes, forgets what is written */
 };
+/* @image: NULL with @x->null. */
 int ctl_xen_attach(const struct ctl_xen *x, const char *domain, const char *image,
 		   const char *vdev);
 int ctl_xen_detach(const struct ctl_xen *x, const char *domain, const char *vdev);

@@ -9,10 +9,14 @@
  * says. If that has been killed, nobody would: a disk that stays in Closing is given to
  * block-dmu to be brought in order, and then this program says Closed.
  *
+ * Disks of "cowctl xen-attach" have no toolstack. Their cowd takes them away when the guest is
+ * gone; where that has been killed, "cowctl xen-detach" is run.
+ *
  * Disks of type vbd are the kernel's while its driver xen-blkback is loaded, and this is for
  * them only when asked for, where that is not.
  */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -26,9 +30,12 @@
 #include "cowd/xen-store.h"
 
 #define SCRIPT "/block-dmu"
+#define OWN_TYPE "dmu"		/* of disks that "cowctl xen-attach" made */
+#define OWN_DIR "backend/" OWN_TYPE "/"
 #define TYPES_MAX 4
 #define CLOSING_MAX 64		/* disks at a time; others have their turn when these are done */
 #define GRACE_S 2		/* for the cowd that is alive */
+#define CLEARED_S 10		/* a domain's folder goes somewhat later than the domain */
 #define TICK_MS 500
 
 extern char **environ;
@@ -51,11 +58,11 @@ struct level {
 	bool domains;
 };
 
-/* A disk that its toolstack wants back. */
+/* A disk that its toolstack wants back, or whose guest is gone. */
 static struct closing {
 	char dir[XEN_PATH_MAX];		/* empty: this one is free */
 	time_t since;
-	pid_t pid;			/* block-dmu at work; 0: not yet */
+	pid_t pid;			/* block-dmu or cowctl at work; 0: not yet */
 } closings[CLOSING_MAX];
 
 /* ---- what is said ---- */
@@ -106,10 +113,19 @@ static time_t now(void)
 	return ts.tv_sec;
 }
 
+static bool is_own(const char *dir)
+{
+	return !strncmp(dir, OWN_DIR, strlen(OWN_DIR));
+}
+
 static bool is_taken_back(struct xen_store *s, const char *dir)
 {
+	char front[XEN_PATH_MAX];
 	uint64_t online = 1;
 
+	if (is_own(dir))
+		return !xen_store_read(s, dir, "frontend", front, sizeof(front)) &&
+		       xen_store_read_state(s, front) == XEN_ABSENT;
 	return xen_store_read_state(s, dir) == XEN_CLOSING &&
 	       !xen_store_read_number_or(s, dir, "online", 1, 1, &online) && !online;
 }
@@ -148,6 +164,27 @@ static pid_t run_remove(struct xen_store *s, const char *dir)
 	return rc ? -1 : pid;
 }
 
+/* cowctl lies beside this program. */
+static pid_t run_detach(const char *dir)
+{
+	char path[PATH_MAX], domain[16], dev[16], verb[] = "xen-detach";
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("cowctl"));
+	char *argv[] = { path, verb, domain, dev, NULL }, *slash;
+	pid_t pid;
+	int rc;
+
+	path[n > 0 ? n : 0] = '\0';
+	slash = strrchr(path, '/');
+	if (!slash || sscanf(dir, OWN_DIR "%15[0-9]/%15[0-9]", domain, dev) != 2)
+		return -1;
+	strcpy(slash + 1, "cowctl");
+	cow_log(COW_LOG_INFO, "%s: the guest is gone, and no cowd takes it away: cowctl %s", dir, verb);
+	rc = posix_spawn(&pid, path, NULL, NULL, argv, environ);
+	if (rc)
+		cow_log(COW_LOG_ERR, "%s: %s", path, strerror(rc));
+	return rc ? -1 : pid;
+}
+
 static void tend_one(struct xen_store *s, struct closing *c)
 {
 	int status;
@@ -160,7 +197,7 @@ static void tend_one(struct xen_store *s, struct closing *c)
 	} else if (!is_taken_back(s, c->dir)) {
 		c->dir[0] = '\0';
 	} else if (now() - c->since > GRACE_S) {
-		c->pid = run_remove(s, c->dir);
+		c->pid = is_own(c->dir) ? run_detach(c->dir) : run_remove(s, c->dir);
 		if (c->pid < 0)
 			c->dir[0] = '\0';
 	}
@@ -186,6 +223,11 @@ static void look_at_disk(struct xen_store *s, const char *dir)
 	char script[XEN_VALUE_MAX];
 	int state = xen_store_read_state(s, dir);
 
+	if (is_own(dir)) {
+		if (is_taken_back(s, dir))
+			note_closing(dir);
+		return;
+	}
 	if ((state != XEN_INITIALISING && state != XEN_CLOSING) || !read_script(s, dir, script))
 		return;
 	if (state == XEN_INITIALISING)
@@ -210,41 +252,53 @@ static void look_below(void *opaque, const char *name)
 		look_at_disk(l->store, dir);
 }
 
+static void look_at_type(struct xen_store *s, const char *type)
+{
+	char dir[XEN_PATH_MAX];
+	struct level top = { s, dir, true };
+
+	snprintf(dir, sizeof(dir), "backend/%.16s", type);
+	xen_store_list(s, dir, look_below, &top);
+}
+
 /* Events only say that something changed: then everything is looked at. */
 static void look(struct xen_store *s, char **types, int n)
 {
-	for (int i = 0; i < n; i++) {
-		char dir[XEN_PATH_MAX];
-		struct level top = { s, dir, true };
-
-		snprintf(dir, sizeof(dir), "backend/%.16s", types[i]);
-		xen_store_list(s, dir, look_below, &top);
-	}
+	for (int i = 0; i < n; i++)
+		look_at_type(s, types[i]);
+	look_at_type(s, OWN_TYPE);
 }
 
 static int watch(struct xen_store *s, char **types, int n, struct cow_err *err)
 {
-	for (int i = 0; i < n; i++) {
-		int rc = xen_store_watch(s, "backend", types[i]);
+	int rc;
 
+	for (int i = 0; i < n; i++) {
+		rc = xen_store_watch(s, "backend", types[i]);
 		if (rc)
 			return cow_err_sys(err, rc, "backend/%.16s: watch", types[i]);
 	}
-	return 0;
+	rc = xen_store_watch(s, "@releaseDomain", NULL);
+	return rc ? cow_err_sys(err, rc, "watch of domains that end") : 0;
 }
 
 static int serve(struct xen_store *s, char **types, int n, struct cow_err *err)
 {
 	struct pollfd p = { .fd = xen_store_fd(s), .events = POLLIN };
+	time_t until = now() + CLEARED_S;
+	bool busy;
 	int rc;
 
 	for (;;) {
-		if (poll(&p, 1, tend_closing(s) ? TICK_MS : -1) < 0 && errno != EINTR)
+		busy = tend_closing(s) || now() < until;
+		if (poll(&p, 1, busy ? TICK_MS : -1) < 0 && errno != EINTR)
 			return cow_err_sys(err, -errno, "poll");
 		rc = xen_store_events(s);
 		if (rc < 0)
 			return cow_err_sys(err, rc, "xenstore");
 		if (rc)
+			until = now() + CLEARED_S;
+		if (rc || busy)
 			look(s, types, n);
 	}
 }

@@ -198,6 +198,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	cfg.read_only = mode & 4;
 	cfg.dev = g.dev[cfg.read_only];
 	cfg.discard = mode & 8;
+	cfg.sector = mode & 64 ? XEN_SECTOR_LARGE : XEN_SECTOR;
+	cfg.forget = mode & 128;
 	cfg.adopt = mode & 16;
 	cfg.kept = cow_zalloc(xen_kept_bytes(xen_ring_entries(cfg.abi, cfg.pages)));
 	FUZZ_CHECK(cfg.kept);

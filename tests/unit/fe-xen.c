@@ -638,6 +638,73 @@ TEST(handshake_and_data)
 	}
 }
 
+/* Large sectors: only where the disk shall have them, its size is right and the frontend can. */
+TEST(sectors_of_4096)
+{
+	static const struct {
+		const char *wanted, *said, *sectors, *size;
+	} rows[] = {
+		{ "4096", "1", "256", "4096" },
+		{ "4096", "2", "256", "4096" },
+		{ "4096", "0", "2048", "512" },
+		{ "4096", NULL, "2048", "512" },
+		{ "512", "1", "2048", "512" },
+		{ NULL, "1", "2048", "512" },
+	};
+
+	for (unsigned i = 0; i < COW_ARRAY_SIZE(rows); i++) {
+		set_up(BACK);
+		memset(t.pages + 60 * XEN_PAGE, 0x51 + (int)i, XEN_PAGE);
+		if (rows[i].wanted)
+			put_at(BACK, "logical-sector-size", rows[i].wanted);
+		start();
+		CHECK_STR(value_at(BACK, "sector-size"), "512");
+		if (rows[i].said)
+			put_at(FRONT, "feature-large-sector-size", rows[i].said);
+		connect_front();
+		CHECK_STR(value_at(BACK, "sectors"), rows[i].sectors);
+		CHECK_STR(value_at(BACK, "sector-size"), rows[i].size);
+		CHECK_STR(value_at(BACK, "physical-sector-size"), "4096");
+		if (!strcmp(rows[i].size, "4096")) {
+			uint8_t *ring = ring_of(0, 0);
+
+			/* What the frontend says later is not heard, not even by the next daemon. */
+			put_at(FRONT, "feature-large-sector-size", "0");
+			fe_xen.leave(t.fe, on_stopped, NULL);
+			turn();
+			die();
+			start();
+			ask(ring, 3);
+			ring[XEN_RING_ENTRIES + 29] = 0;	/* one sector is the page */
+			fire(10);
+			wait_answers(ring, 1);
+			check_written(3 * 8);
+			CHECK_STR(value_at(BACK, "sector-size"), "4096");
+		}
+		end();
+	}
+}
+
+/* A disk without an image, as "cowctl xen-attach --backend=null" makes it. */
+TEST(changes_are_forgotten)
+{
+	uint8_t *ring, zero[XEN_PAGE] = { 0 };
+
+	set_up(BACK);
+	put_at(BACK, "forget", "1");
+	memset(t.pages + 60 * XEN_PAGE, 0x44, XEN_PAGE);
+	start();
+	connect_front();
+	ring = ring_of(0, 0);
+	ask(ring, 8);
+	fire(10);
+	wait_answers(ring, 1);
+	CHECK_EQ(read_word(ring, XEN_RING_ENTRIES + 8) >> 16, XEN_RSP_OKAY);
+	CHECK_EQ(cow_sim_read(t.sim, DISK, t.pages + 61 * XEN_PAGE, XEN_PAGE, 8 * XEN_SECTOR), 0);
+	CHECK(!memcmp(t.pages + 61 * XEN_PAGE, zero, XEN_PAGE));
+	end();
+}
+
 TEST(guest_restarts)
 {
 	set_up(BACK);
@@ -773,6 +840,42 @@ TEST(own_folders_are_taken_away)
 	end();
 }
 
+/* Nobody but the next daemon of the same name takes folders of our own type away. */
+TEST(next_daemon_takes_own_folders_away)
+{
+	char kept[512];
+
+	set_up(BACK_OWN);
+	start();
+	connect_front();
+	die();
+	remove_tree(FRONT);
+	snprintf(kept, sizeof(kept), "%s/unit.ring", getenv("COW_RUN_DIR"));
+	CHECK_EQ(access(kept, F_OK), 0);
+	start();
+	wait_gone();
+	CHECK(!value_at(BACK_OWN, "state"));
+	CHECK_EQ(access(kept, F_OK), -1);
+	end();
+
+	/* The disk was taken back while no daemon was there to hear it, and the guest still has it. */
+	set_up(BACK_OWN);
+	start();
+	connect_front();
+	die();
+	put_at(BACK_OWN, "online", "0");
+	put_at(BACK_OWN, "state", "5");
+	start();
+	turns(3);
+	CHECK(!t.gone);
+	set_front(XEN_CLOSING);
+	turn();
+	set_front(XEN_CLOSED);
+	wait_gone();
+	CHECK(!value_at(BACK_OWN, "state"));
+	end();
+}
+
 TEST(bad_parameters)
 {
 	static const struct {
@@ -785,6 +888,7 @@ TEST(bad_parameters)
 		{ "multi-queue-num-queues", "1025" }, { "multi-queue-num-queues", "2" },
 		{ "multi-queue-num-queues", "99999999999999999999999" },
 		{ "feature-persistent", "2" }, { "feature-persistent", "yes" },
+		{ "feature-large-sector-size", "yes" }, { "feature-large-sector-size", "-1" },
 		{ "protocol", "x86_65-abi" }, { "protocol", "" }, { "protocol", "x86_64-abi " },
 		{ "protocol", "a very long name of a protocol that is longer than any buffer for one" },
 		{ "ring-ref", "" }, { "ring-ref", "0" }, { "ring-ref", "1 " }, { "ring-ref", "01" },
@@ -812,6 +916,7 @@ TEST(bad_parameters)
 		wait_state(XEN_INIT_WAIT);
 		remove_tree(FRONT "/multi-queue-num-queues");
 		remove_tree(FRONT "/ring-page-order");
+		remove_tree(FRONT "/feature-large-sector-size");
 		connect_front();
 		end();
 	}
@@ -970,7 +1075,8 @@ TEST(refused_to_start)
 	} bad[] = {
 		{ "frontend-id", "8", -EINVAL }, { "frontend-id", "", -EINVAL },
 		{ "state", "6", 0 }, { "state", "5", -ESHUTDOWN }, { "state", "nonsense", -ENOENT },
-		{ "discard-enable", "2", -EINVAL },
+		{ "discard-enable", "2", -EINVAL }, { "forget", "2", -EINVAL },
+		{ "logical-sector-size", "2048", -EINVAL }, { "logical-sector-size", "", -EINVAL },
 	};
 	struct cow_err err = { 0 };
 
@@ -1025,9 +1131,14 @@ static void random_step(void)
 	}
 }
 
+static bool is_full(void)
+{
+	return getenv("FAULT") && !strcmp(getenv("FAULT"), "full");
+}
+
 TEST(random_transitions)
 {
-	unsigned steps = getenv("FAULT") && !strcmp(getenv("FAULT"), "full") ? 100000 : 5000;
+	unsigned steps = is_full() ? 100000 : 10000;
 	unsigned connected = 0, ended = 0;
 
 	set_up(BACK);
@@ -1060,10 +1171,12 @@ TEST(random_transitions)
 /* A storm of events costs no memory, and one look. */
 TEST(storm_of_states)
 {
+	unsigned n = is_full() ? 1000000 : 20000;
+
 	set_up(BACK);
 	start();
 	connect_front();
-	for (unsigned i = 0; i < 20000; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		set_front(i % 2 ? XEN_CONNECTED : XEN_INITIALISED);
 		if (i % 1000 == 0)
 			turn();

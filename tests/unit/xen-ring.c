@@ -194,7 +194,8 @@ static struct xen_ring_cfg ring_cfg(void)
 {
 	return (struct xen_ring_cfg){
 		.dev = g.dev, .pool = g.pool, .ops = &ops, .name = "ring", .shared = g.shared,
-		.pages = g.pages, .abi = g.abi, .discard = true, .kept = g.kept,
+		.pages = g.pages, .abi = g.abi, .sector = XEN_SECTOR, .discard = true,
+		.kept = g.kept,
 	};
 }
 
@@ -493,6 +494,75 @@ TEST(discard_that_was_not_offered)
 	new_ring(&cfg);
 	send_and_check(&w, "discard", D, NOT);
 	no_other_effect();
+	end();
+}
+
+/* Every number of sectors is of large ones: places, parts of pages, discards. */
+TEST(large_sectors)
+{
+	static const struct {
+		const char *name;
+		struct what w;
+		int status;
+	} rows[] = {
+		{ "last page", { .op = R, .n = 1, .sector = SECTORS / 8 - 1, .seg = { { 7, 0, 0, 0 } } }, OK },
+		{ "behind the end by one", { .op = R, .n = 1, .sector = SECTORS / 8, .seg = S1 }, BAD },
+		{ "over the end by one", { .op = W, .n = 2, .sector = SECTORS / 8 - 1,
+					   .seg = { { 5, 0, 0, 0 }, { 6, 0, 0, 0 } } }, BAD },
+		{ "second sector of a page", { .op = W, .n = 1, .seg = { { 5, 0, 1, 0 } } }, BAD },
+		{ "only the second", { .op = R, .n = 1, .seg = { { 5, 1, 1, 0 } } }, BAD },
+		{ "last 255", { .op = R, .n = 1, .seg = { { 5, 0, 255, 0 } } }, BAD },
+		{ "sector 2^52: 0 in bytes", { .op = W, .n = 1, .sector = 1ull << 52, .seg = S1 }, BAD },
+		{ "sum 2^64 bytes", { .op = W, .n = 1, .sector = (1ull << 52) - 1, .seg = S1 }, BAD },
+		{ "discard over the end", { .op = D, .sector = 1, .count = SECTORS / 8 }, BAD },
+		{ "discard, bytes 0", { .op = D, .sector = 1ull << 52, .count = 8 }, BAD },
+		{ "discard", { .op = D, .sector = 2, .count = 3 }, OK },
+		{ "write", { .op = W, .n = 2, .sector = 9, .seg = { { 5, 0, 0, 0 }, { 6, 0, 0, 0 } } }, OK },
+	};
+	struct xen_ring_cfg cfg;
+
+	start(XEN_ABI_X86_64, 1, false);
+	xen_ring_free(g.ring);
+	cfg = ring_cfg();
+	cfg.sector = XEN_SECTOR_LARGE;
+	new_ring(&cfg);
+	for (unsigned i = 0; i < COW_ARRAY_SIZE(rows); i++)
+		send_and_check(&rows[i].w, rows[i].name, rows[i].w.op, rows[i].status);
+	memset(g.model + 2 * XEN_PAGE, 0, 3 * XEN_PAGE);
+	memset(g.model + 9 * XEN_PAGE, 5 * 5 + 1, XEN_PAGE);
+	memset(g.model + 10 * XEN_PAGE, 6 * 5 + 1, XEN_PAGE);
+	check_disk();
+	CHECK(!memcmp(g.grants[7].page, g.model + (SECTORS / 8 - 1) * XEN_PAGE, XEN_PAGE));
+	check_nothing_held();
+	end();
+}
+
+/* A device that is read-only, and a guest that may believe it is not. */
+TEST(changes_that_are_forgotten)
+{
+	static const struct what fine[] = {
+		{ .op = W, .n = 2, .seg = S2 }, { .op = B, .n = 1, .seg = S1 }, { .op = F },
+		{ .op = D, .count = 8 }, { .op = I, .n = W, .indirect_n = 2, .ref = 9 },
+	};
+	struct what r = { .op = R, .n = 1, .seg = S1 }, bad = { .op = W, .n = 1, .seg = { { 0, 0, 7, 0 } } };
+	struct what over = { .op = W, .n = 1, .sector = SECTORS, .seg = S1 };
+	struct xen_seg segs[2] = S2;
+	struct xen_ring_cfg cfg;
+
+	start(XEN_ABI_X86_64, 1, true);
+	xen_ring_free(g.ring);
+	cfg = ring_cfg();
+	cfg.forget = true;
+	new_ring(&cfg);
+	memcpy(g.grants[9].page, segs, sizeof(segs));
+	for (unsigned i = 0; i < COW_ARRAY_SIZE(fine); i++)
+		send_and_check(&fine[i], "a change", fine[i].op == I ? W : fine[i].op, OK);
+	send_and_check(&bad, "a page that is not granted", W, BAD);
+	send_and_check(&over, "over the end", W, BAD);
+	send_and_check(&r, "read", R, OK);
+	CHECK(!memcmp(g.grants[5].page, g.model, XEN_SECTOR));
+	check_disk();
+	check_nothing_held();
 	end();
 }
 

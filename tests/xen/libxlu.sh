@@ -5,7 +5,7 @@
 # it understood before, it understands as before. And the script keeps its hands off
 # files that are not what it expects.
 . tests/lib/test.sh
-require_cmd gcc pkg-config
+. tests/lib/xensource.sh
 tool=$PWD/contrib/xen/libxlu-dmu.sh
 
 # On files of our own: exactly one insertion, or none.
@@ -29,17 +29,7 @@ expect_fail "sh $tool" 'usage'
 [ -z "$(ls ./*.l.* 2>/dev/null)" ] || fail "temporary files are left"
 cd - >/dev/null
 
-require_cmd flex
-pkg-config --exists xenlight || skip "libxen-dev is not installed"
-version=$(pkg-config --modversion xenlight | cut -d . -f 1,2)
-cache=$(tests/lab/kernels --cache)/source-xen-$version
-if [ ! -d "$cache" ]; then
-	tests/lab/kernels --source "xen-$version" "$TMP/source" >"$TMP/log" 2>&1 ||
-		skip "the source of Xen $version cannot be fetched: $(tail -n 1 "$TMP/log")"
-	mkdir -p "${cache%/*}"
-	cp -r "$TMP/source/tools/libs/util" "$cache.$$"
-	mv -T "$cache.$$" "$cache"
-fi
+xen_util_source
 
 subtest "the lexer of Xen's source compiles before and after, without a warning"
 parser() {	# NAME
@@ -55,8 +45,8 @@ parser() {	# NAME
 			$(pkg-config --cflags --libs xenlight)
 	)
 }
-cp -r "$cache" "$TMP/before"
-cp -r "$cache" "$TMP/after"
+cp -r "$xen_util" "$TMP/before"
+cp -r "$xen_util" "$TMP/after"
 sh "$tool" "$TMP/after/libxlu_disk_l.l"
 parser before
 parser after

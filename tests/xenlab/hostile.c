@@ -10,12 +10,14 @@
  *   hostile DEVICE indexes     the ring's indexes scribbled over
  *   hostile DEVICE setup       nonsense in xenstore before connecting, and after
  *   hostile DEVICE states N    N random values of the frontend's state
+ *   hostile DEVICE rewrites N  the state written N times, always the same
+ *   hostile DEVICE large       sectors of 4096 bytes, on a disk that shall have them
  *   hostile DEVICE race N      N requests that change while the backend looks at them
  *   hostile DEVICE storm S     events without requests for S seconds
  *   hostile DEVICE die         ends with a full ring
  *   hostile DEVICE unknown     state 0 while requests are under way: the disk is gone by that
  *
- * Sectors 0 to 7 are written to, by honest requests; with race, any.
+ * Sectors 0 to 7 are written to, by honest requests; with large, 24 to 31; with race, any.
  * Exit status 1: an answer was wrong or did not come; each is printed.
  */
 #include <errno.h>
@@ -664,6 +666,62 @@ static void states(struct front *f, unsigned long n)
 	honest(f, "honest request after all states", true);
 }
 
+/* Each makes an event for the backend, of which none means anything. */
+static void rewrites(struct front *f, unsigned long n)
+{
+	for (unsigned long i = 0; i < n; i++)
+		set_number(f, "state", CONNECTED);
+	honest(f, "honest request after the state was written again and again", true);
+}
+
+/* ---- larger sectors ---- */
+
+static blkif_request_t *put_large(struct front *f, uint8_t op, uint64_t id, uint64_t sector)
+{
+	blkif_request_t *r = put_data(f, op, 1, f->refs[0], id, sector);
+
+	r->seg[0].last_sect = 0;
+	return r;
+}
+
+static void large(struct front *f)
+{
+	uint64_t small = f->sectors;
+
+	if (get_number(f, f->back, "sector-size") != 512)
+		wrong("sectors are not of 512 bytes for a frontend that did not ask");
+	set(f, "feature-large-sector-size", "1");
+	connect(f);
+	if (get_number(f, f->back, "sector-size") != 4096 || f->sectors * 8 != small)
+		wrong("%llu sectors of %ld bytes", (unsigned long long)f->sectors,
+		      get_number(f, f->back, "sector-size"));
+	memset(f->data, 0xa7, PAGE);
+	put_large(f, BLKIF_OP_WRITE, 1, 3);
+	publish(f);
+	expect(f, "write of a large sector", 1, OKAY);
+	put_large(f, BLKIF_OP_READ, 2, END - 1);
+	publish(f);
+	expect(f, "read of the last large sector", 2, OKAY);
+	put_large(f, BLKIF_OP_READ, 3, END);
+	publish(f);
+	expect(f, "read behind the last large sector", 3, ERROR);
+	put_data(f, BLKIF_OP_WRITE, 1, f->refs[0], 4, 3);
+	publish(f);
+	expect(f, "write of eight large sectors from a page", 4, ERROR);
+	/* The same bytes lie where small sectors say. */
+	set(f, "feature-large-sector-size", NULL);
+	connect(f);
+	memset(f->data, 0, PAGE);
+	put_data(f, BLKIF_OP_READ, 1, f->refs[0], 5, 3 * 8);
+	publish(f);
+	expect(f, "read of small sectors", 5, OKAY);
+	for (unsigned i = 0; i < PAGE; i++)
+		if (f->data[i] != 0xa7) {
+			wrong("byte %u of the large sector is %02x", i, f->data[i]);
+			break;
+		}
+}
+
 /* ---- requests that change ---- */
 
 static atomic_bool race_on;
@@ -805,6 +863,10 @@ int main(int argc, char **argv)
 		setup(f);
 	else if (!strcmp(what, "states"))
 		states(f, n);
+	else if (!strcmp(what, "rewrites"))
+		rewrites(f, n);
+	else if (!strcmp(what, "large"))
+		large(f);
 	else if (!strcmp(what, "race"))
 		race(f, n);
 	else if (!strcmp(what, "storm"))
