@@ -27,7 +27,7 @@ hold_cowimg() {	# FORMAT IMAGE
 	cowimg write -q -f "$1" "$2" <in &
 	holder=$!
 	exec 9>in
-	wait_for 20 "grep -q '^[0-9]*: OFDLCK.*:$(stat -c %i "$2") ' /proc/locks"
+	wait_locked "$2"
 }
 
 drop_cowimg() {
@@ -42,7 +42,7 @@ hold_qemu() {	# IMAGE
 	qemu-io -f raw "$1" <in >qemu.out 2>&1 &
 	holder=$!
 	exec 9>in
-	wait_for 20 "grep -q '^[0-9]*: OFDLCK.*:$(stat -c %i "$1") ' /proc/locks"
+	wait_locked "$1"
 }
 
 drop_qemu() {
@@ -55,7 +55,7 @@ drop_qemu() {
 hold_qemu_reading() {	# IMAGE
 	qemu-img convert -r 65536 -f raw -O raw "$1" slow.raw >qemu.out 2>&1 &
 	holder=$!
-	wait_for 20 "grep -q '^[0-9]*: OFDLCK.*:$(stat -c %i "$1") ' /proc/locks"
+	wait_locked "$1"
 }
 
 drop_qemu_reading() {

@@ -6,26 +6,12 @@
 # histories in which both programs take turns.
 # TIMEOUT: 600
 . tests/lib/test.sh
-[ -e "$BUILD/lib/cow/cow-qcow2.so" ] || skip "built without zlib and zstd"
-require_cmd python3 qemu-img qemu-io jq
-DRIVER=$PWD/tests/cli/qcow2_histories.py
-seed=${SEED:-20060501}
-turns=5
-[ "${FAULT:-quick}" != full ] || turns=60
+. tests/lib/qcow2.sh
 
 cd "$TMP"
 seq 1 900000 | head -c 3000000 >one.raw
 truncate -s 4M one.raw
 
-both_clean() {	# IMAGE
-	qemu-img check -q "$1" || fail "QEMU finds something in $1"
-	cowimg check -q -f qcow2 "$1" || fail "cowimg finds something in $1"
-}
-both_read() {	# IMAGE FILE
-	qemu-img convert -f qcow2 -O raw "$1" got.raw
-	cmp got.raw "$2" || fail "QEMU reads $1 otherwise"
-	cowimg read -q -f qcow2 "$1" - | cmp - "$2" || fail "cowimg reads $1 otherwise"
-}
 layer() {	# IMAGE MEMBER
 	cowimg info -f qcow2 --output=json "$1" | jq -r ".layers[0]$2"
 }
@@ -112,7 +98,7 @@ expect_fail 'cowimg write -q -f qcow2 -o data_file=d.raw -l 512 --pattern 1 top.
 both_clean d.qcow2
 qemu-io -f raw -c 'sleep 3000' d.raw >/dev/null &
 at_exit "kill $! 2>/dev/null"
-wait_for 10 "! cowimg info -f qcow2 d.qcow2 >/dev/null 2>&1"
+wait_locked d.raw
 expect_fail 'cowimg read -f qcow2 d.qcow2' 'd.raw: in use by another process'
 kill $!
 wait $! || :
@@ -162,14 +148,9 @@ rm inside/e.raw
 ln inside/e.qcow2 inside/e.raw
 expect_fail 'cowimg read -q -f qcow2 inside/e.qcow2 -' 'is in the chain already'
 
-history() {	# CREATOR SIZE BASE OPTIONS
-	seed=$((seed + 1))
-	subtest "turns, made by $1, $2 bytes, base of $3: $4"
-	python3 "$DRIVER" $seed $turns "$1" "$2" "$3" "$4,data_file=data.raw" snapshots || fail "see above"
-}
 for who in cowimg qemu-img; do
-	history $who 5000192 0 cluster_size=65536,data_file_raw=on
-	history $who 3145728 1000000 cluster_size=4096
-	history $who 6291456 2500000 cluster_size=16384,extended_l2=on
-	history $who 4194304 0 cluster_size=16384,extended_l2=on,data_file_raw=on
+	history $who 5000192 0 cluster_size=65536,data_file_raw=on,data_file=data.raw snapshots
+	history $who 3145728 1000000 cluster_size=4096,data_file=data.raw snapshots
+	history $who 6291456 2500000 cluster_size=16384,extended_l2=on,data_file=data.raw snapshots
+	history $who 4194304 0 cluster_size=16384,extended_l2=on,data_file_raw=on,data_file=data.raw snapshots
 done

@@ -5,21 +5,10 @@
 # and found clean by both after each turn; over a matrix of options.
 # TIMEOUT: 600
 . tests/lib/test.sh
-[ -e "$BUILD/lib/cow/cow-qcow2.so" ] || skip "built without zlib and zstd"
-require_cmd python3 qemu-img qemu-io
-DRIVER=$PWD/tests/cli/qcow2_histories.py
-cd "$TMP"
-seed=${SEED:-20060501}
+. tests/lib/qcow2.sh
 turns=4
-[ "${FAULT:-quick}" != full ] || turns=60
 
-# history CREATOR SIZE BASE OPTIONS
-history() {
-	seed=$((seed + 1))
-	subtest "made by $1, $2 bytes, base of $3: $4"
-	python3 "$DRIVER" $seed $turns "$1" "$2" "$3" "$4" || fail "see above"
-}
-
+cd "$TMP"
 for who in cowimg qemu-img; do
 	history $who 8388608 0 cluster_size=65536
 	history $who 5000192 3000000 cluster_size=65536,lazy_refcounts=on

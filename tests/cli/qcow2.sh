@@ -5,8 +5,7 @@
 # qcow2 on the command line: what is created, what is refused and in which
 # words, bases, growing, commit, repair, and marks left by others.
 . tests/lib/test.sh
-[ -e "$BUILD/lib/cow/cow-qcow2.so" ] || skip "built without zlib and zstd"
-require_cmd qemu-img qemu-io jq
+. tests/lib/qcow2.sh
 
 cd "$TMP"
 seq 1 900000 | head -c 5000000 >base.raw
@@ -17,15 +16,6 @@ info() {	# IMAGE MEMBER
 }
 specific() {	# IMAGE MEMBER
 	info "$1" ".\"format-specific\".data.\"$2\""
-}
-both_clean() {	# IMAGE
-	qemu-img check -q "$1" || fail "QEMU finds something in $1"
-	cowimg check -q -f qcow2 "$1" || fail "cowimg finds something in $1"
-}
-both_read() {	# IMAGE FILE
-	qemu-img convert -f qcow2 -O raw "$1" got.raw
-	cmp got.raw "$2" || fail "QEMU reads $1 otherwise"
-	cowimg read -q -f qcow2 "$1" - | cmp - "$2" || fail "cowimg reads $1 otherwise"
 }
 poke() {	# IMAGE OFFSET OCTAL...
 	printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none

@@ -1,23 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Hostile qcow2 images: one made by the library and then patched, or raw bytes;
- * opened in every way, read, mapped, checked, written to, given snapshots and
- * other sizes, and repaired. None may crash, hang, take memory without measure, or
- * be changed by reading.
+ * Hostile qcow2 images (fuzzimage.h), which are given snapshots and other sizes
+ * as well.
  */
-#include <stdio.h>
-
-#include "fuzz.h"
-#include "cow/log.h"
+#include "fuzzimage.h"
 #include "qcow2/qcow2-priv.h"
 
-#define IMG "img.qcow2"
-#define RAW_MAX 65536u
-#define PATCHES_MAX 12u
-#define OPS_MAX 12u
-#define LEN_MAX 20000u
-#define SIZE_MAX_LOOK COW_GIB(4)	/* virtual bytes: a check looks at all tables */
+#define WHOLE_MAX 6u
 #define L1_MAX_LOOK (1u << 16)
+#define SNAPSHOTS_MAX_LOOK 15u
 
 static const char *const options[] = {
 	"cluster_size=4K", "cluster_size=16K", "cluster_size=4K,refcount_bits=1",
@@ -25,122 +16,50 @@ static const char *const options[] = {
 	"cluster_size=4K,compat=0.10", "cluster_size=4K,compression_type=zstd", "cluster_size=32K",
 };
 
-static struct cow_chain *open_it(struct cow_sim *sim, uint32_t flags)
-{
-	return fuzz_open_as(sim, "qcow2", IMG, flags, true);
-}
-
-static void cook(struct cow_sim *sim, struct fuzz_in *in)
-{
-	struct cow_args *args = cow_args_new();
-	struct cow_create_cfg cfg = {
-		.format = "qcow2", .path = IMG, .args = args, .size = 1 + fuzz_num(in, 3) * 64,
-		.io = &cow_io_sim_ops, .io_arg = sim,
-	};
-	uint8_t data[9000];
-	struct cow_chain *c;
-
-	FUZZ_CHECK(args);
-	FUZZ_CHECK(cow_args_parse(args, options[fuzz_num(in, 1) % COW_ARRAY_SIZE(options)], NULL) == 0);
-	FUZZ_CHECK(cow_image_create(&cfg, NULL, NULL) == 0);
-	cow_args_free(args);
-	c = open_it(sim, COW_OPEN_WRITE);
-	FUZZ_CHECK(c);
-	memset(data, 0xa5, sizeof(data));
-	for (uint64_t at = 0; at < cow_chain_size(c); at += cow_chain_size(c) / 3 + 1)
-		FUZZ_CHECK(cow_chain_pwrite(c, data, cow_min(sizeof(data), cow_chain_size(c) - at), at) == 0);
-	FUZZ_CHECK(cow_chain_close(c) == 0);
-}
-
-/* A number where it hurts: in the header, or the first entries of a table. */
 static void patch(struct cow_sim *sim, struct fuzz_in *in)
 {
+	uint64_t how = fuzz_num(in, 1), where = fuzz_num(in, 1), value = fuzz_num(in, 8);
 	uint8_t head[QCOW2_H_BYTES], b[8];
-	uint64_t n = fuzz_num(in, 1) % PATCHES_MAX;
+	uint64_t l1, off;
 
-	while (n--) {
-		uint64_t how = fuzz_num(in, 1), where = fuzz_num(in, 1), value = fuzz_num(in, 8);
-		uint64_t l1, off;
-
-		FUZZ_CHECK(cow_sim_read(sim, IMG, head, sizeof(head), 0) == 0);
-		l1 = cow_get_be64(head + QCOW2_H_L1_OFF);
-		FUZZ_CHECK(cow_sim_read(sim, IMG, b, sizeof(b), l1) == 0);
-		switch (how % 6) {
-		case 0:
-			off = where;
-			break;
-		case 1:
-			off = l1 + where % 8 * 8;
-			break;
-		case 2:
-			off = (cow_get_be64(b) & QCOW2_OFFSET_MASK) + where * 8;
-			break;
-		case 3:
-			off = cow_get_be64(head + QCOW2_H_REFTABLE_OFF) + where % 8 * 8;
-			break;
-		default:
-			off = cow_get_be64(head + QCOW2_H_REFTABLE_OFF) + (how % 6 - 3) * 4096 + where * 2;
-		}
-		cow_put_be64(b, value);
-		if (off < cow_sim_size(sim, IMG))
-			FUZZ_CHECK(cow_sim_write(sim, IMG, b, how & 64 ? 2 : how & 128 ? 4 : 8, off) == 0);
+	FUZZ_CHECK(cow_sim_read(sim, FUZZIMAGE, head, sizeof(head), 0) == 0);
+	l1 = cow_get_be64(head + QCOW2_H_L1_OFF);
+	FUZZ_CHECK(cow_sim_read(sim, FUZZIMAGE, b, sizeof(b), l1) == 0);
+	switch (how % 6) {
+	case 0:
+		off = where;
+		break;
+	case 1:
+		off = l1 + where % 8 * 8;
+		break;
+	case 2:
+		off = (cow_get_be64(b) & QCOW2_OFFSET_MASK) + where * 8;
+		break;
+	case 3:
+		off = cow_get_be64(head + QCOW2_H_REFTABLE_OFF) + where % 8 * 8;
+		break;
+	default:
+		off = cow_get_be64(head + QCOW2_H_REFTABLE_OFF) + (how % 6 - 3) * 4096 + where * 2;
 	}
+	cow_put_be64(b, value);
+	if (off < cow_sim_size(sim, FUZZIMAGE))
+		FUZZ_CHECK(cow_sim_write(sim, FUZZIMAGE, b, how & 64 ? 2 : how & 128 ? 4 : 8, off) == 0);
 }
 
-static void make_image(struct cow_sim *sim, struct fuzz_in *in)
-{
-	static uint8_t buf[RAW_MAX];
-	size_t len;
-
-	if (fuzz_num(in, 1) % 8) {
-		cook(sim, in);
-		patch(sim, in);
-		return;
-	}
-	len = fuzz_bytes(in, buf, fuzz_num(in, 2));
-	cow_put_be32(buf, QCOW2_MAGIC);
-	FUZZ_CHECK(cow_sim_add(sim, IMG, 0, false) == 0);
-	FUZZ_CHECK(cow_sim_write(sim, IMG, buf, cow_max(len, 4), 0) == 0);
-}
-
-static bool small_enough(struct cow_sim *sim, struct cow_chain *c)
+static bool small_enough(struct cow_sim *sim)
 {
 	uint8_t head[QCOW2_H_BYTES];
 
-	FUZZ_CHECK(cow_sim_read(sim, IMG, head, sizeof(head), 0) == 0);
-	return cow_chain_size(c) <= SIZE_MAX_LOOK && cow_get_be32(head + QCOW2_H_L1_SIZE) <= L1_MAX_LOOK &&
-	       cow_get_be32(head + QCOW2_H_NB_SNAPSHOTS) < 16;
+	FUZZ_CHECK(cow_sim_read(sim, FUZZIMAGE, head, sizeof(head), 0) == 0);
+	return cow_get_be32(head + QCOW2_H_L1_SIZE) <= L1_MAX_LOOK &&
+	       cow_get_be32(head + QCOW2_H_NB_SNAPSHOTS) <= SNAPSHOTS_MAX_LOOK;
 }
 
-static void ops(struct cow_chain *c, struct fuzz_in *in, bool write)
-{
-	static uint8_t buf[LEN_MAX];
-	uint64_t size = cow_chain_size(c);
-
-	for (unsigned i = 0; i < OPS_MAX && in->n; i++) {
-		uint64_t how = fuzz_num(in, 1), off = fuzz_num(in, 3) * 64 % size;
-		uint64_t len = cow_min(1 + fuzz_num(in, 2) % LEN_MAX, size - off);
-		struct cow_extent e;
-
-		if (how % 5 == 0)
-			(void)cow_chain_pread(c, buf, len, off);
-		else if (how % 5 == 1 && cow_chain_extent(c, 0, off, size - off, &e, NULL) == 0)
-			FUZZ_CHECK(e.virt == off && e.len > 0 && e.len <= size - off);
-		else if (how % 5 == 2 && write)
-			(void)cow_chain_pwrite(c, buf, len, off);
-		else if (how % 5 == 3 && write)
-			(void)(how & 64 ? cow_chain_zero(c, off, len) : cow_chain_discard(c, off, len));
-		else if (write)
-			(void)cow_chain_flush(c);
-	}
-}
-
-/* What works on whole trees of tables. */
 static void whole(struct cow_chain *c, struct fuzz_in *in)
 {
 	static const char *const names[] = { "a", "1", "2" };
 
-	for (unsigned i = 0; i < OPS_MAX / 2 && in->n; i++) {
+	for (unsigned i = 0; i < WHOLE_MAX && in->n; i++) {
 		uint64_t how = fuzz_num(in, 1);
 
 		if (how % 4 == 3)
@@ -148,48 +67,15 @@ static void whole(struct cow_chain *c, struct fuzz_in *in)
 		else
 			(void)cow_chain_snapshot(c, (enum cow_snapshot_op)(how % 4), names[how / 4 % 3], NULL);
 	}
-	ops(c, in, true);
+	fuzzimage_ops(c, in, true);
 }
 
-static void look(struct cow_sim *sim, struct fuzz_in *in, uint32_t flags)
-{
-	struct cow_chain *c = open_it(sim, flags);
-	struct cow_report rep = { 0 };
-	struct cow_err err = { 0 };
-
-	if (!c)
-		return;
-	ops(c, in, flags == COW_OPEN_WRITE);
-	if (small_enough(sim, c))
-		(void)cow_chain_check(c, &rep, flags & COW_OPEN_WRITE && flags & COW_OPEN_CHECK ?
-				      COW_CHECK_REPAIR : 0, &err);
-	if (flags == COW_OPEN_WRITE && small_enough(sim, c))
-		whole(c, in);
-	(void)cow_chain_close(c);
-	if (flags & COW_OPEN_WRITE)
-		return;
-	for (size_t i = 0; i < cow_sim_log_len(sim, IMG); i++)
-		FUZZ_CHECK(cow_sim_log_is_sync(sim, IMG, i));
-}
+static const struct fuzzimage_kind kind = {
+	.format = "qcow2", .options = options, .n = COW_ARRAY_SIZE(options), .min_size = 1,
+	.magic = QCOW2_MAGIC, .patch = patch, .small_enough = small_enough, .whole = whole,
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct fuzz_in in = { data, size };
-	struct cow_sim *sim = cow_sim_new(1);
-	const struct cow_format *fmt;
-
-	FUZZ_CHECK(sim);
-	setenv("COW_PLUGIN_DIR", TEST_BUILD "/lib/cow", 0);
-	cow_log_set_level((enum cow_log_level)0);
-	if (cow_format_find("qcow2", &fmt, NULL)) {	/* built without zlib and zstd */
-		cow_sim_free(sim);
-		return 0;
-	}
-	make_image(sim, &in);
-	cow_sim_log_start(sim, IMG);
-	look(sim, &in, 0);
-	look(sim, &in, COW_OPEN_WRITE);
-	look(sim, &in, COW_OPEN_WRITE | COW_OPEN_CHECK);
-	cow_sim_free(sim);
-	return 0;
+	return fuzzimage_run(&kind, data, size);
 }

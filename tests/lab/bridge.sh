@@ -107,6 +107,8 @@ expect_fail 'cowd -p dscow vm missing.dscow' 'missing.dscow: No such file'
 [ -b $NODE ] || fail "the node is gone"
 cowd --frontend=bridge -p dscow vm ov.dscow >/dev/null 2>again.err || fail "$(cat again.err)"
 [ "$(cat mnt/word)" = acknowledged ] || fail "an acknowledged write is lost"
+umount mnt
+mount $NODE mnt
 
 subtest stopped by force while it is mounted
 echo last >mnt/last

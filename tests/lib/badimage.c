@@ -37,10 +37,9 @@ uint64_t bad_get(uint64_t off, unsigned bytes)
 	return cow_get_be64(b);
 }
 
-void bad_count(unsigned *ret_images, unsigned *ret_refused)
+void bad_tell(void)
 {
-	*ret_images = images;
-	*ret_refused = refused;
+	printf("%u images, %u refused\n", images, refused);
 }
 
 struct cow_chain *bad_open(uint32_t flags, const char *options, struct cow_err *err)
@@ -97,8 +96,7 @@ void bad_make(const char *options)
 	CHECK_EQ(cow_chain_close(c), 0);
 }
 
-/* Reads all over, asks for maps, checks. Any error may come, nothing else. Corruptions, or UINT64_MAX. */
-static uint64_t look(struct cow_chain *c)
+uint64_t bad_look(struct cow_chain *c)
 {
 	static uint8_t buf[COW_KIB(256)];
 	struct cow_report rep = { 0 };
@@ -159,7 +157,7 @@ static void use(const char *name, uint32_t flags)
 
 	if (!c)
 		return;
-	before = look(c);
+	before = bad_look(c);
 	if (flags == COW_OPEN_WRITE)
 		scribble(c, name, before == 0);
 	if (flags & COW_OPEN_CHECK && flags & COW_OPEN_WRITE) {
@@ -173,7 +171,7 @@ static void use(const char *name, uint32_t flags)
 	c = bad_open(0, "", &err);
 	if (!c)
 		FAIL("%s: cannot be opened after it was used: %s", name, err.msg);
-	if (look(c) != 0)
+	if (bad_look(c) != 0)
 		FAIL("%s: was sound, and is not after it was used (flags %u)", name, flags);
 	(void)cow_chain_close(c);
 }

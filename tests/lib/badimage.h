@@ -32,12 +32,14 @@ uint64_t bad_get(uint64_t off, unsigned bytes);
 struct cow_sim *bad_machine(void);
 /* NULL, and the sentence was looked at. */
 struct cow_chain *bad_open(uint32_t flags, const char *options, struct cow_err *err);
+/* Reads all over, asks for maps, checks. Any error may come, nothing else. Corruptions, or UINT64_MAX. */
+uint64_t bad_look(struct cow_chain *c);
 /* The image as it stands now, in all ways. */
 void bad_judge(const char *name, enum bad_expect expect);
 /* A fresh one with one number changed. */
 void bad_with(const char *options, const char *name, uint64_t off, unsigned bytes, uint64_t value,
 	      enum bad_expect expect);
-/* How many were judged, how many of them refused. */
-void bad_count(unsigned *ret_images, unsigned *ret_refused);
+/* Prints how many were judged so far, and how many of them were refused. */
+void bad_tell(void);
 
 #endif

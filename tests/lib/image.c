@@ -128,6 +128,11 @@ void image_work(struct rig *r, unsigned ops)
 	}
 }
 
+static void work(struct rig *r, unsigned ops)
+{
+	(image_kind.work ? image_kind.work : image_work)(r, ops);
+}
+
 static void any_finding(struct cow_report *rep, const char *sentence)
 {
 	char *all = rep->opaque;
@@ -173,7 +178,7 @@ int image_judge(struct rig *r, const char *name, size_t pos, struct cow_err *why
 	return rc ? rc : judge_open(r, name, COW_OPEN_WRITE | COW_OPEN_CHECK, pos, why);
 }
 
-static unsigned cut(struct rig *r, const struct image_shape *s, size_t pos, enum cow_sim_crash how)
+void image_cut(struct rig *r, const struct image_shape *s, size_t pos, enum cow_sim_crash how)
 {
 	uint64_t seed = rig_rand(r, UINT64_MAX);
 	struct cow_err why = { 0 };
@@ -185,12 +190,11 @@ static unsigned cut(struct rig *r, const struct image_shape *s, size_t pos, enum
 		FAIL("%s: cut at %zu of %zu (%d, image seed %llu, workload seed %llu): %s", s->name, pos,
 		     cow_sim_log_len(r->sim, RIG_OVER), (int)how, (unsigned long long)seed,
 		     (unsigned long long)r->cfg.seed, cow_err_text(&why, rc));
-	return 1;
 }
 
 static void power_cuts(const struct image_shape *s)
 {
-	unsigned ops = rig_full() ? 600 : 80, images = 0;
+	unsigned ops = rig_full() ? 600 : 80, random = rig_full() ? 8 : 3, images = 1;
 	size_t n, step;
 	struct rig r;
 
@@ -198,18 +202,19 @@ static void power_cuts(const struct image_shape *s)
 	image_open(&r);
 	for (uint64_t off = 0; off < s->fill; off += RIG_MAX)
 		rig_must(&r, &(struct rig_op){ .kind = RIG_WRITE, .off = off, .len = RIG_MAX });
-	image_work(&r, ops);
+	work(&r, ops);
 	image_close(&r);
 	n = cow_sim_log_len(r.sim, RIG_OVER);
 	step = rig_full() ? 1 : cow_max(n / 25, 1);
 	/* To the model, what prepare() wrote came at position 0: a cut there would be before it. */
 	for (size_t pos = s->prepare ? 1 : 0; pos <= n; pos += step) {
-		images += cut(&r, s, pos, COW_SIM_PREFIX);
-		images += cut(&r, s, pos, COW_SIM_SYNCED);
-		for (unsigned i = 0; i < (rig_full() ? 8 : 3); i++)
-			images += cut(&r, s, pos, COW_SIM_RANDOM);
+		image_cut(&r, s, pos, COW_SIM_PREFIX);
+		image_cut(&r, s, pos, COW_SIM_SYNCED);
+		for (unsigned i = 0; i < random; i++)
+			image_cut(&r, s, pos, COW_SIM_RANDOM);
+		images += 2 + random;
 	}
-	images += cut(&r, s, n, COW_SIM_PREFIX);
+	image_cut(&r, s, n, COW_SIM_PREFIX);
 	printf("%s: seed %llu, %u images of %zu log entries\n", s->name, (unsigned long long)r.cfg.seed,
 	       images, n);
 	rig_free(&r);
@@ -222,7 +227,7 @@ void image_power_cuts(void)
 }
 
 /* A clean end leaves nothing behind: every reserved cluster is given back. */
-void image_no_leaks_after_close(void)
+void image_no_leaks_after_close(unsigned sessions, unsigned ops)
 {
 	for (size_t i = 0; i < image_kind.n; i++) {
 		char findings[IMAGE_FINDINGS] = "";
@@ -231,9 +236,9 @@ void image_no_leaks_after_close(void)
 		struct rig r;
 
 		image_init(&r, &image_kind.shapes[i], test_rand());
-		for (unsigned k = 0; k < 6; k++) {
+		for (unsigned k = 0; k < sessions; k++) {
 			image_open(&r);
-			image_work(&r, 12);
+			work(&r, ops);
 			image_close(&r);
 		}
 		CHECK_EQ(image_try_open(&r, RIG_OVER, 0, &r.c, &err), 0);
@@ -245,8 +250,27 @@ void image_no_leaks_after_close(void)
 	}
 }
 
-/* Operation @nth fails; the rest goes on. False: there were fewer operations. */
-static bool fail_one(const struct image_shape *s, uint64_t seed, uint64_t nth, bool forever)
+/* Any of them may fail; the rest goes on. */
+static void random_requests(struct rig *r)
+{
+	for (unsigned i = 0; i < 25; i++) {
+		struct rig_op op;
+
+		do
+			random_op(r, &op);
+		while (op.kind == RIG_READ);
+		op.off -= op.off % 512;
+		op.len = cow_max(512, op.len - op.len % 512);
+		if (op.kind == RIG_RESIZE)
+			op.kind = RIG_FLUSH;
+		else
+			op.len = cow_min(op.len, model_size(r->m) - op.off);
+		(void)rig_do(r, &op);
+	}
+}
+
+bool image_fail_nth(const struct image_shape *s, uint64_t seed, uint64_t nth, bool forever,
+		    void (*requests)(struct rig *r))
 {
 	struct cow_sim_fault none = { 0 }, fault = { .nth = nth, .error = nth % 3 ? -EIO : -ENOSPC,
 						     .persistent = forever };
@@ -258,20 +282,7 @@ static bool fail_one(const struct image_shape *s, uint64_t seed, uint64_t nth, b
 	image_init(&r, s, seed);
 	image_open(&r);
 	cow_sim_set_fault(r.sim, &fault);
-	for (unsigned i = 0; i < 25; i++) {
-		struct rig_op op;
-
-		do
-			random_op(&r, &op);
-		while (op.kind == RIG_READ);
-		op.off -= op.off % 512;
-		op.len = cow_max(512, op.len - op.len % 512);
-		if (op.kind == RIG_RESIZE)
-			op.kind = RIG_FLUSH;
-		else
-			op.len = cow_min(op.len, model_size(r.m) - op.off);
-		(void)rig_do(&r, &op);
-	}
+	requests(&r);
 	(void)cow_chain_close(r.c);
 	r.c = NULL;
 	reached = cow_sim_op_count(r.sim) >= nth;
@@ -293,9 +304,11 @@ void image_failing_disk(void)
 	for (size_t i = 0; i < image_kind.n; i++) {
 		const struct image_shape *s = &image_kind.shapes[i];
 
-		for (uint64_t nth = 1; fail_one(s, seed, nth, false); nth += rig_full() ? 1 : 5)
+		for (uint64_t nth = 1; image_fail_nth(s, seed, nth, false, random_requests);
+		     nth += rig_full() ? 1 : 5)
 			;
-		for (uint64_t nth = 1; fail_one(s, seed, nth, true); nth += rig_full() ? 1 : 11)
+		for (uint64_t nth = 1; image_fail_nth(s, seed, nth, true, random_requests);
+		     nth += rig_full() ? 1 : 11)
 			;
 	}
 }
@@ -308,7 +321,7 @@ static void cut_emptying(const struct image_shape *s)
 
 	image_init(&r, s, test_rand());
 	image_open(&r);
-	image_work(&r, 40);
+	work(&r, 40);
 	CHECK_EQ(cow_chain_flush(r.c), 0);
 	cow_sim_log_start(r.sim, RIG_OVER);
 	if (cow_chain_commit(r.c, NULL, NULL, &err))
@@ -421,11 +434,35 @@ void image_restartable_map(void)
 
 		image_init(&r, &image_kind.shapes[i], test_rand());
 		image_open(&r);
-		image_work(&r, 60);
+		work(&r, 60);
 		image_close(&r);
 		if (image_judge(&r, RIG_OVER, MODEL_NOW, &err))
 			FAIL("%s: %s", image_kind.shapes[i].name, err.msg);
 		rig_free(&r);
 	}
 	cow_meta_test_miss = false;
+}
+
+void image_syncs_of_flush(unsigned first)
+{
+	struct cow_chain_stats before, after;
+	struct rig r;
+
+	image_init(&r, &image_kind.shapes[0], test_rand());
+	image_open(&r);
+	for (unsigned i = 0; i < 20; i++) {
+		cow_chain_get_stats(r.c, &before);
+		rig_must(&r, &(struct rig_op){ .kind = RIG_WRITE, .off = i * 3 * 65536ULL % COW_MIB(4),
+					       .len = 5000 });
+		rig_must(&r, &(struct rig_op){ .kind = RIG_FLUSH });
+		cow_chain_get_stats(r.c, &after);
+		CHECK_EQ(after.meta_syncs - before.meta_syncs, i == 0 ? first : 1);
+		CHECK_EQ(after.data_syncs - before.data_syncs, 1);
+	}
+	cow_chain_get_stats(r.c, &before);
+	rig_must(&r, &(struct rig_op){ .kind = RIG_WRITE, .off = 0, .len = 5000 });	/* in place */
+	rig_must(&r, &(struct rig_op){ .kind = RIG_FLUSH });
+	cow_chain_get_stats(r.c, &after);
+	CHECK_EQ(after.meta_syncs, before.meta_syncs);
+	rig_free(&r);
 }

@@ -8,6 +8,7 @@
 #define COW_TEST_IMAGE_H
 
 #include "rig.h"
+#include "test.h"
 
 #define IMAGE_CRASH	"crash.img"
 #define IMAGE_FINDINGS	512u	/* bytes that image_finding() fills */
@@ -27,6 +28,7 @@ struct image_kind {
 	const char *format;
 	const struct image_shape *shapes;
 	size_t n;
+	void (*work)(struct rig *r, unsigned ops);	/* NULL: image_work() */
 };
 
 extern const struct image_kind image_kind;
@@ -43,12 +45,47 @@ void image_finding(struct cow_report *rep, const char *sentence);
 /* Opens in both ways: no corruption, contents as the model permits at @pos, clean after a repair. */
 int image_judge(struct rig *r, const char *name, size_t pos, struct cow_err *why);
 
+/* What a power cut at @pos leaves is judged, or the test fails. */
+void image_cut(struct rig *r, const struct image_shape *s, size_t pos, enum cow_sim_crash how);
+/* Operation @nth under @requests fails, from then on all where @forever. False: there were fewer. */
+bool image_fail_nth(const struct image_shape *s, uint64_t seed, uint64_t nth, bool forever,
+		    void (*requests)(struct rig *r));
+
 /* The tests: each over all shapes. */
 void image_power_cuts(void);
-void image_no_leaks_after_close(void);
+void image_no_leaks_after_close(unsigned sessions, unsigned ops);
 void image_failing_disk(void);
 void image_interrupted_emptying(void);	/* over those with a base, that do not grow */
 void image_many_at_once(void);
 void image_restartable_map(void);
+/* On the first shape: a flush after new clusters is one sync of data, one of metadata (@first at first). */
+void image_syncs_of_flush(unsigned first);
+
+/* Those that every format has to pass. */
+#define IMAGE_TESTS						\
+	TEST(power_cuts)					\
+	{							\
+		image_power_cuts();				\
+	}							\
+	TEST(no_leaks_after_close)				\
+	{							\
+		image_no_leaks_after_close(6, 12);		\
+	}							\
+	TEST(failing_disk)					\
+	{							\
+		image_failing_disk();				\
+	}							\
+	TEST(interrupted_emptying)				\
+	{							\
+		image_interrupted_emptying();			\
+	}							\
+	TEST(many_requests_at_once)				\
+	{							\
+		image_many_at_once();				\
+	}							\
+	TEST(restartable_map)					\
+	{							\
+		image_restartable_map();			\
+	}
 
 #endif

@@ -10,6 +10,7 @@
 #	expect_fail 'CMD' REGEX  CMD fails and says why in exactly one line on
 #	                         standard error that matches; sets $status, $said
 #	wait_for SECONDS 'CMD'   until CMD succeeds, or fails the test
+#	wait_locked FILE         until some process has locks in FILE, as QEMU and we take them
 #	killed_at CALL PATH CMD...   CMD is killed at its first system call CALL for PATH;
 #	                         needs strace, which does not go with sanitizers
 #	mount_options DIR        as the kernel has them
@@ -111,6 +112,10 @@ wait_for() {
 		[ $test_tries -gt 0 ] || fail "waited $1 s in vain for: $2"
 		sleep 0.05
 	done
+}
+
+wait_locked() {
+	wait_for 20 "grep -q '^[0-9]*: OFDLCK.*:$(stat -c %i "$1") ' /proc/locks"
 }
 
 killed_at() {

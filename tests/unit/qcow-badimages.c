@@ -28,14 +28,6 @@ const struct bad_kind bad_kind = {
 	.format = "qcow", .size = SIZE, .header_bytes = QCOW_H_BYTES, .may_change = l1_may_move,
 };
 
-static void told(void)
-{
-	unsigned images, refused;
-
-	bad_count(&images, &refused);
-	printf("%u images, %u refused\n", images, refused);
-}
-
 static const struct {
 	const char *name;
 	unsigned off, bytes;
@@ -94,7 +86,7 @@ TEST(header_fields)
 	for (size_t i = 0; i < COW_ARRAY_SIZE(fields); i++)
 		bad_with("", fields[i].name, fields[i].off, fields[i].bytes, fields[i].value,
 			 fields[i].expect);
-	told();
+	bad_tell();
 }
 
 /* Name of the base: offset, length, and what stands there. */
@@ -129,7 +121,7 @@ TEST(names_of_the_base)
 		snprintf(name, sizeof(name), "base's name, case %zu", i);
 		bad_judge(name, cases[i].expect);
 	}
-	told();
+	bad_tell();
 }
 
 /* The record of the base's format, before its name. */
@@ -154,7 +146,7 @@ TEST(records)
 		bad_put(200, 4, 0x62617365);
 		bad_judge(cases[i].format, cases[i].expect);
 	}
-	told();
+	bad_tell();
 }
 
 /* Places that an entry of a table can say. */
@@ -176,7 +168,7 @@ TEST(table_entries)
 	entries("", "L1 entry that is not in use", L1 + 8);
 	entries("", "L2 entry", L2);
 	entries("", "L2 entry that is not in use", L2 + 8 * 100);
-	told();
+	bad_tell();
 }
 
 /* Lengths of the stored form, at places that there are and that there are not. */
@@ -191,7 +183,7 @@ TEST(compressed_entries)
 			bad_with("", "compressed entry", L2, 8,
 				 QCOW_COMPRESSED | lengths[k] << 51 | where[i], BAD_OPENS);
 	}
-	told();
+	bad_tell();
 }
 
 /* With Xen's header, and its L1 table in both byte orders. */
@@ -221,7 +213,7 @@ TEST(headers_of_xen)
 		CHECK_EQ(cow_chain_close(c), 0);
 		bad_judge("Xen's header", BAD_OPENS);
 	}
-	told();
+	bad_tell();
 }
 
 /* Data entries that point at metadata: nothing is written there, and nothing else from then on. */

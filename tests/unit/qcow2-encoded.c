@@ -8,10 +8,8 @@
 #include "image.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "cow/log.h"
-#include "meta.h"
 #include "test.h"
 
 static const struct image_shape shapes[] = {
@@ -25,10 +23,6 @@ static const struct image_shape shapes[] = {
 	  .size = COW_MIB(3) },
 	{ .name = "subclusters", .options = "cluster_size=16K,extended_l2=on", .cluster = 16384,
 	  .base_size = COW_MIB(2), .size = COW_MIB(3) },
-};
-
-const struct image_kind image_kind = {
-	.format = "qcow2", .shapes = shapes, .n = COW_ARRAY_SIZE(shapes),
 };
 
 /* A cluster of which nearly nothing to nine tenths is left when it is compressed. */
@@ -83,18 +77,9 @@ static void work(struct rig *r, unsigned ops)
 	}
 }
 
-static void cut(struct rig *r, const struct image_shape *s, size_t pos, enum cow_sim_crash how)
-{
-	uint64_t seed = rig_rand(r, UINT64_MAX);
-	struct cow_err why = { 0 };
-	int rc;
-
-	CHECK_EQ(cow_sim_crash(r->sim, RIG_OVER, pos, how, seed, r->sim, IMAGE_CRASH), 0);
-	rc = image_judge(r, IMAGE_CRASH, pos, &why);
-	if (rc)
-		FAIL("%s: cut at %zu (%d, image seed %llu, workload seed %llu): %s", s->name, pos, (int)how,
-		     (unsigned long long)seed, (unsigned long long)r->cfg.seed, cow_err_text(&why, rc));
-}
+const struct image_kind image_kind = {
+	.format = "qcow2", .shapes = shapes, .n = COW_ARRAY_SIZE(shapes), .work = work,
+};
 
 static void power_cuts(const struct image_shape *s)
 {
@@ -110,11 +95,11 @@ static void power_cuts(const struct image_shape *s)
 		/* Just before a sync the most is undecided. */
 		if (!rig_full() && !cow_sim_log_is_sync(r.sim, RIG_OVER, pos))
 			continue;
-		cut(&r, s, pos, COW_SIM_PREFIX);
+		image_cut(&r, s, pos, COW_SIM_PREFIX);
 		for (unsigned i = 0; i < (rig_full() ? 8 : 4); i++)
-			cut(&r, s, pos, COW_SIM_RANDOM);
+			image_cut(&r, s, pos, COW_SIM_RANDOM);
 	}
-	cut(&r, s, n, COW_SIM_PREFIX);
+	image_cut(&r, s, n, COW_SIM_PREFIX);
 	rig_free(&r);
 }
 
@@ -127,72 +112,22 @@ TEST(power_cuts)
 /* Clean when it is closed: no leak, no cluster shared by more than say so; and packed. */
 TEST(refcounts_after_a_close)
 {
-	for (size_t i = 0; i < COW_ARRAY_SIZE(shapes); i++) {
-		char findings[IMAGE_FINDINGS] = "";
-		struct cow_report rep = { .say = image_finding, .opaque = findings };
-		struct cow_err err = { 0 };
-		struct rig r;
-
-		image_init(&r, &shapes[i], test_rand());
-		for (unsigned k = 0; k < 4; k++) {
-			image_open(&r);
-			work(&r, 60);
-			image_close(&r);
-		}
-		CHECK_EQ(image_try_open(&r, RIG_OVER, 0, &r.c, &err), 0);
-		CHECK_EQ(cow_chain_check(r.c, &rep, 0, &err), 0);
-		if (rep.corruptions || rep.leaks)
-			FAIL("%s: %llu leaks%s", shapes[i].name, (unsigned long long)rep.leaks, findings);
-		CHECK_EQ(model_verify(r.m, r.c, MODEL_NOW, true, &err), 0);
-		rig_free(&r);
-	}
+	image_no_leaks_after_close(4, 60);
 }
 
 TEST(restartable)
 {
-	cow_meta_test_miss = true;
-	for (size_t i = 0; i < COW_ARRAY_SIZE(shapes); i++) {
-		struct cow_err err = { 0 };
-		struct rig r;
-
-		image_init(&r, &shapes[i], test_rand());
-		image_open(&r);
-		work(&r, 60);
-		image_close(&r);
-		if (image_judge(&r, RIG_OVER, MODEL_NOW, &err))
-			FAIL("%s: %s", shapes[i].name, err.msg);
-		rig_free(&r);
-	}
-	cow_meta_test_miss = false;
+	image_restartable_map();
 }
 
-/* Operation @nth fails, once. False: there were fewer. */
-static bool fail_one(const struct image_shape *s, uint64_t seed, uint64_t nth)
+/* Any of them may fail; the rest goes on. */
+static void requests(struct rig *r)
 {
-	struct cow_sim_fault none = { 0 }, fault = { .nth = nth, .error = nth % 3 ? -EIO : -ENOSPC };
-	struct cow_err why = { 0 };
-	bool reached;
-	struct rig r;
-	int rc;
-
-	image_init(&r, s, seed);
-	image_open(&r);
-	cow_sim_set_fault(r.sim, &fault);
 	for (unsigned i = 0; i < 25; i++) {
-		(void)put_encoded(&r);
+		(void)put_encoded(r);
 		if (i % 8 == 7)
-			(void)rig_do(&r, &(struct rig_op){ .kind = RIG_FLUSH });
+			(void)rig_do(r, &(struct rig_op){ .kind = RIG_FLUSH });
 	}
-	(void)cow_chain_close(r.c);
-	r.c = NULL;
-	reached = cow_sim_op_count(r.sim) >= nth;
-	cow_sim_set_fault(r.sim, &none);
-	rc = image_judge(&r, RIG_OVER, MODEL_NOW, &why);
-	if (rc && rc != -EIO)
-		FAIL("%s: operation %llu failed (seed %llu): %s", s->name, (unsigned long long)nth,
-		     (unsigned long long)seed, cow_err_text(&why, rc));
-	rig_free(&r);
-	return reached;
 }
 
 TEST(failing_disk)
@@ -201,7 +136,8 @@ TEST(failing_disk)
 
 	cow_log_set_level((enum cow_log_level)0);
 	for (size_t i = 0; i < COW_ARRAY_SIZE(shapes); i++) {
-		for (uint64_t nth = 1; fail_one(&shapes[i], seed, nth); nth += rig_full() ? 1 : 4)
+		for (uint64_t nth = 1; image_fail_nth(&shapes[i], seed, nth, false, requests);
+		     nth += rig_full() ? 1 : 4)
 			;
 	}
 }

@@ -31,63 +31,12 @@ const struct image_kind image_kind = {
 	.format = "qcow2", .shapes = shapes, .n = COW_ARRAY_SIZE(shapes),
 };
 
-TEST(power_cuts)
-{
-	image_power_cuts();
-}
-
-TEST(no_leaks_after_close)
-{
-	image_no_leaks_after_close();
-}
-
-TEST(failing_disk)
-{
-	image_failing_disk();
-}
-
-TEST(interrupted_emptying)
-{
-	image_interrupted_emptying();
-}
-
-TEST(many_requests_at_once)
-{
-	image_many_at_once();
-}
-
-TEST(restartable_map)
-{
-	image_restartable_map();
-}
+IMAGE_TESTS
 
 /* Refcounts are reserved ahead: a flush after new clusters costs a sync of data and one of entries. */
 TEST(a_flush_costs_two_syncs)
 {
-	struct cow_chain_stats before, after;
-	struct rig r;
-
-	image_init(&r, &shapes[0], test_rand());
-	image_open(&r);
-	for (unsigned i = 0; i < 20; i++) {
-		struct rig_op op = { .kind = RIG_WRITE, .off = i * 3 * 65536ULL % COW_MIB(4), .len = 5000 };
-
-		cow_chain_get_stats(r.c, &before);
-		rig_must(&r, &op);
-		rig_must(&r, &(struct rig_op){ .kind = RIG_FLUSH });
-		cow_chain_get_stats(r.c, &after);
-		if (i == 0)	/* the batch, and the L2 table */
-			CHECK_EQ(after.meta_syncs - before.meta_syncs, 2);
-		else
-			CHECK_EQ(after.meta_syncs - before.meta_syncs, 1);
-		CHECK_EQ(after.data_syncs - before.data_syncs, 1);
-	}
-	cow_chain_get_stats(r.c, &before);
-	rig_must(&r, &(struct rig_op){ .kind = RIG_WRITE, .off = 0, .len = 5000 });	/* in place */
-	rig_must(&r, &(struct rig_op){ .kind = RIG_FLUSH });
-	cow_chain_get_stats(r.c, &after);
-	CHECK_EQ(after.meta_syncs, before.meta_syncs);
-	rig_free(&r);
+	image_syncs_of_flush(2);	/* the first brings a batch, and the L2 table */
 }
 
 /* ---- repairs ---- */
