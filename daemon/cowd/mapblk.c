@@ -13,29 +13,6 @@
 
 #define SECTION_BYTES ((uint64_t)MAPREQ_SECTOR << DMU_SECTION_SHIFT)
 
-/* What the chain reads at @virt: as long as one layer's answer goes. */
-static int find(struct cow_chain *c, uint64_t virt, uint64_t len, struct cow_extent *ret, unsigned *ret_layer)
-{
-	int rc;
-
-	ret->kind = COW_BELOW;
-	for (unsigned i = 0; i < cow_chain_depth(c); i++) {
-		const struct cow_image *img = cow_chain_image(c, i);
-
-		if (virt >= img->size)
-			break;		/* a shorter base reads as zeroes behind its end */
-		rc = cow_chain_layer_extent(c, i, virt, cow_min(len, img->size - virt), ret);
-		if (rc)
-			return rc;
-		*ret_layer = i;
-		len = ret->len;
-		if (ret->kind != COW_BELOW)
-			return 0;
-	}
-	*ret = (struct cow_extent){ .virt = virt, .len = len, .kind = COW_HOLE };
-	return 0;
-}
-
 /* Bytes of @len at @virt that are whole blocks; the device's end counts as the end of one. */
 static uint64_t whole(const struct mapreq *m, uint64_t virt, uint64_t len)
 {
@@ -74,8 +51,8 @@ static int for_read(struct mapreq *m, const struct dmu_ask *ask, uint64_t virt, 
 		    struct mapreq_answer *ret)
 {
 	struct cow_extent e;
-	unsigned layer = 0;
-	int rc = find(m->chain, virt, len, &e, &layer);
+	unsigned layer;
+	int rc = cow_chain_stored(m->chain, 0, virt, len, &e, &layer);
 
 	if (rc)
 		return rc;

@@ -214,7 +214,7 @@ bool cow_chain_unflushed(const struct cow_chain *c)
 	return c->data_dirty || c->layers[0].meta.ndirty || c->flush.state != FLUSH_IDLE;
 }
 
-int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
+int cow_chain_stored(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
 		     struct cow_extent *ret, unsigned *ret_layer)
 {
 	struct cow_extent e = { .virt = virt, .len = len, .kind = COW_BELOW };
@@ -238,14 +238,27 @@ int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_
 	}
 	if (e.kind == COW_BELOW)
 		e.kind = COW_HOLE;
-	i--;
-	if (e.kind == COW_DATA)
-		refine(&c->layers[i], &e);
 	if (e.kind == COW_HOLE)
 		e.phys = 0;
 	*ret = e;
+	*ret_layer = i - 1;
+	return 0;
+}
+
+int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
+		     struct cow_extent *ret, unsigned *ret_layer)
+{
+	unsigned layer;
+	int rc = cow_chain_stored(c, first, virt, len, ret, &layer);
+
+	if (rc)
+		return rc;
+	if (ret->kind == COW_DATA)
+		refine(&c->layers[layer], ret);
+	if (ret->kind == COW_HOLE)
+		ret->phys = 0;
 	if (ret_layer)
-		*ret_layer = i;
+		*ret_layer = layer;
 	return 0;
 }
 

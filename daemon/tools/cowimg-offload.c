@@ -92,27 +92,6 @@ static int copy_extent(struct offload *o)
 	return !r && end > run ? copy_units(o, run, end) : r;
 }
 
-/*
- * Where [virt, virt + some) is, as cow_chain_extent(), but without a look at holes of the file: who
- * planned the piece has left those out, and to ask for them takes longer than to copy.
- */
-static int find(struct cow_chain *source, uint64_t virt, uint64_t len, struct cow_extent *ret,
-		unsigned *ret_layer)
-{
-	int r = 0;
-
-	*ret = (struct cow_extent){ .virt = virt, .len = len, .kind = COW_BELOW };
-	for (unsigned i = 0; i < cow_chain_depth(source) && ret->kind == COW_BELOW && !r; i++) {
-		uint64_t size = cow_chain_image(source, i)->size;
-
-		if (virt >= size)
-			break;
-		r = cow_chain_layer_extent(source, i, virt, cow_min(ret->len, size - virt), ret);
-		*ret_layer = i;
-	}
-	return r;
-}
-
 int piece_offload(const struct pieces_cfg *cfg, struct cow_chain *source, struct piece *p)
 {
 	uint64_t end = cow_min(p->virt + p->len, cow_chain_size(source));
@@ -122,7 +101,7 @@ int piece_offload(const struct pieces_cfg *cfg, struct cow_chain *source, struct
 	int r = 0;
 
 	for (uint64_t virt = p->virt; virt < end && !r; virt += o.ext.len) {
-		r = find(source, virt, end - virt, &o.ext, &layer);
+		r = cow_chain_stored(source, 0, virt, end - virt, &o.ext, &layer);
 		/* Of a layer's files, cow_chain_file() tells the first. */
 		if (r || o.ext.kind != COW_DATA || o.ext.file ||
 		    cow_chain_file(source, layer, &file) || file.fd < 0)

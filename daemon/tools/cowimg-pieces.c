@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The queue of pieces, and the worker threads. The queue is a ring: pieces are taken
- * by workers in order, and handed back in order; in between they are done in any. Each worker has its own chains, for one thread owns a chain.
+ * by workers in order, and handed back in order; in between they are done in any. Each
+ * worker has its own chains, for one thread owns a chain.
  */
 #include "cowimg-pieces.h"
 

@@ -198,6 +198,13 @@ COW_EXPORT int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t vi
 				struct cow_extent *ret, unsigned *ret_layer);
 
 /*
+ * The same as the images' own metadata tells it, with no look at holes of files: those may be
+ * about to be written to by somebody else, and to ask for them takes longer than to copy.
+ */
+COW_EXPORT int cow_chain_stored(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
+				struct cow_extent *ret, unsigned *ret_layer);
+
+/*
  * What @layer alone says about [virt, virt + some), in bounds of it: COW_DATA, COW_HOLE,
  * COW_BELOW (the next layer shows through; never behind the layer's below_limit) or
  * COW_ENCODED. The answer is as long as the metadata at hand tells and does not look at
