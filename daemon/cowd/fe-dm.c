@@ -739,6 +739,15 @@ static void on_forgotten(void *opaque)
 	job_child(&fe->resize, child_resize, on_replaced);
 }
 
+/* What is cut off may be used for something else at once, and the kernel still writes there. */
+static int dm_may_shrink(struct fe *fe, struct cow_err *why)
+{
+	if (!fe->map.blocks)
+		return 0;
+	return cow_err_set(why, -EOPNOTSUPP, "%s: the kernel knows where its blocks are: it can only be "
+			   "made smaller while it is stopped", fe->node);
+}
+
 static void dm_resized(struct fe *fe, fe_done_fn *done, void *opaque)
 {
 	uint64_t old = fe->sectors, now = sectors_of(fe->cfg.dev);
@@ -756,7 +765,8 @@ static void dm_resized(struct fe *fe, fe_done_fn *done, void *opaque)
 		rc = describe(fe, &err);
 	if (!rc) {
 		fe->sectors = now;
-		rc = dmstream_hold(fe->stream, cow_min(old, now), on_forgotten, fe);
+		/* Of blocks that have moved, the old places may be used for something else now. */
+		rc = dmstream_hold(fe->stream, fe->map.blocks ? 0 : cow_min(old, now), on_forgotten, fe);
 	}
 	if (rc)
 		job_finish(&fe->resize, rc, cow_err_text(&err, rc));
@@ -863,6 +873,7 @@ const struct fe_ops fe_dm = {
 	.stop = dm_stop,
 	.free = dm_free,
 	.resized = dm_resized,
+	.may_shrink = dm_may_shrink,
 	.path = dm_path,
 	.block_device = dm_block_device,
 	.status = dm_status,

@@ -75,6 +75,8 @@ struct fe_ops {
 	void (*free)(struct fe *fe);
 	/* The device has a new size: pass it on. */
 	void (*resized)(struct fe *fe, fe_done_fn *done, void *opaque);
+	/* May the device become smaller while it runs? 0, or -errno and a sentence. NULL: it may. */
+	int (*may_shrink)(struct fe *fe, struct cow_err *why);
 	/* What to tell the user: a block device where there is one, else the file. */
 	const char *(*path)(const struct fe *fe);
 	const char *(*block_device)(const struct fe *fe);	/* "": none */

@@ -272,9 +272,10 @@ static void on_resized(void *opaque, int result, const char *sentence)
 static void verb_resize(struct cowd *d, struct client *c, int argc, char **argv)
 {
 	const char *size_word = argv[1];
+	struct cow_err why = { 0 };
 	bool shrink = false;
 	uint64_t size;
-	int i;
+	int i, rc = 0;
 
 	for (i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--shrink"))
@@ -292,6 +293,12 @@ static void verb_resize(struct cowd *d, struct client *c, int argc, char **argv)
 	}
 	if (d->resizer) {
 		client_done(c, -EBUSY, "another resize of this device is running");
+		return;
+	}
+	if (size < cow_dev_size(d->dev) && d->ops->may_shrink)
+		rc = d->ops->may_shrink(d->fe, &why);
+	if (rc) {
+		client_done(c, rc, cow_err_text(&why, rc));
 		return;
 	}
 	d->resizer = c;
