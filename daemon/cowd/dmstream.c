@@ -59,12 +59,11 @@ struct ask {
 /* Granules of one section that are copied to the top image, because no plane can show them. */
 struct ragged {
 	bool running;			/* from the answer that found them to the last one's end */
-	bool driving, waiting, reading;	/* in ragged_drive(); its request is in flight; reads */
+	bool driving, waiting;		/* in ragged_drive(); its request is in flight */
 	int error;
 	uint64_t start;			/* byte of the section */
 	uint32_t at;			/* granule under way */
 	uint8_t bits[DMU_BITS_BYTES_MAX];
-	uint8_t *buf;			/* a granule */
 	struct cow_req req;
 };
 
@@ -174,7 +173,6 @@ static void ragged_init(struct dmstream *s, uint64_t start)
 	r->error = 0;
 	r->start = start * MAPREQ_SECTOR;
 	r->at = 0;
-	r->reading = false;
 	memcpy(r->bits, s->answer.ragged_bits, sizeof(r->bits));
 }
 
@@ -378,7 +376,7 @@ static void ragged_done(struct cow_req *req, int result)
 	r->waiting = false;
 	if (result) {
 		r->error = result;
-	} else if (!r->reading) {
+	} else {
 		s->st.ragged++;
 		r->at++;
 	}
@@ -393,14 +391,14 @@ static void ragged_submit(struct dmstream *s)
 
 	r->waiting = true;
 	r->req = (struct cow_req){
-		.op = r->reading ? COW_OP_READ : COW_OP_WRITE, .virt = virt, .buf = r->buf,
+		.op = COW_OP_PRESENT, .virt = virt,
 		.len = cow_min(granule, cow_dev_size(s->cfg.dev) - virt),
 		.done = ragged_done, .opaque = s,
 	};
 	cow_dev_submit(s->cfg.dev, &r->req);
 }
 
-/* Each granule is read, then written, until something has to be waited for. */
+/* One granule after the other, until something has to be waited for. */
 static void ragged_drive(struct dmstream *s)
 {
 	struct ragged *r = &s->ragged;
@@ -414,7 +412,6 @@ static void ragged_drive(struct dmstream *s)
 			r->at++;
 		if (r->at == DMU_BITS_BYTES_MAX * 8)
 			break;
-		r->reading = !r->reading;
 		ragged_submit(s);
 	}
 	r->driving = false;
@@ -802,8 +799,7 @@ static int alloc_pools(struct dmstream *s)
 	s->job_mem = cow_zalloc(JOBS * sizeof(*s->job_mem));
 	s->ask_mem = cow_zalloc(ASKS * sizeof(*s->ask_mem));
 	s->in = cow_memalign(sizeof(uint64_t), READ_BYTES);
-	s->ragged.buf = cow_memalign(4096, (size_t)MAPREQ_SECTOR << s->cfg.map->granule_shift);
-	if (!s->job_mem || !s->ask_mem || !s->in || !s->ragged.buf)
+	if (!s->job_mem || !s->ask_mem || !s->in)
 		return -ENOMEM;
 	for (unsigned i = 0; i < JOBS; i++)
 		cow_list_add_tail(&s->free_jobs, &s->job_mem[i].node);
@@ -855,6 +851,5 @@ void dmstream_free(struct dmstream *s)
 	cow_free(s->job_mem);
 	cow_free(s->ask_mem);
 	cow_free(s->in);
-	cow_free(s->ragged.buf);
 	cow_free(s);
 }

@@ -232,19 +232,13 @@ static void ask(uint64_t start)
 		CHECK_EQ(round, 0);
 		for (uint64_t i = 0; i < DMU_BITS_BYTES_MAX * 8; i++) {
 			uint64_t virt = start * SECTOR + i * granule;
-			uint8_t *buf;
 
 			if (!(bed.a.ragged_bits[i / 8] >> i % 8 & 1))
 				continue;
 			CHECK(virt < cow_chain_size(bed.c));
-			granule = cow_min(granule, cow_chain_size(bed.c) - virt);
-			buf = malloc(granule);
-			CHECK(buf);
-			CHECK_EQ(cow_chain_pread(bed.c, buf, granule, virt), 0);
-			CHECK_EQ(cow_chain_pwrite(bed.c, buf, granule, virt), 0);
-			free(buf);
+			CHECK_EQ(rig_request(bed.c, COW_OP_PRESENT, 0, virt,
+					     cow_min(granule, cow_chain_size(bed.c) - virt), NULL), 0);
 			bed.copied++;
-			granule = (uint64_t)SECTOR << bed.m.granule_shift;
 		}
 	}
 }
