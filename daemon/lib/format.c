@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "cow/log.h"
@@ -17,6 +18,8 @@
 #define SUFFIX ".so"
 #define NAME_MAX_LEN 15		/* fits cow_backing.format */
 #define FORMATS_MAX 64
+
+#define SAY_MAX 200u		/* findings that are told one by one */
 
 static struct cow_format *loaded[FORMATS_MAX];
 static unsigned nloaded;
@@ -196,4 +199,25 @@ char **cow_format_list(void)
 	if (names)
 		qsort(names, n, sizeof(*names), by_name);
 	return names;
+}
+
+void cow_report_say(struct cow_report *rep, bool repaired, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+	int len;
+
+	rep->repaired += repaired;
+	if (!rep->say || rep->said++ > SAY_MAX)
+		return;
+	if (rep->said > SAY_MAX) {
+		rep->say(rep, "more findings are counted, but not listed");
+		return;
+	}
+	va_start(ap, fmt);
+	len = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (repaired && len > 0 && (size_t)len < sizeof(text))
+		snprintf(text + len, sizeof(text) - (size_t)len, " (repaired)");
+	rep->say(rep, text);
 }

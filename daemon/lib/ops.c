@@ -343,6 +343,7 @@ int cow_chain_check(struct cow_chain *c, struct cow_report *rep, uint32_t flags,
 	if (!(img->fmt->caps & COW_CAP_CHECK))
 		return cow_err_set(err, -EOPNOTSUPP, "%s: format %s has nothing to check", img->path,
 				   img->fmt->name);
+	rep->said = 0;
 	rc = quiesce(c, err);
 	if (rc == 0 && (flags & COW_CHECK_REPAIR))
 		rc = chain_begin(c);

@@ -322,6 +322,16 @@ struct cow_chain_cfg img_chain_cfg(const struct img_cmd *cmd, const char *path, 
 	};
 }
 
+struct img_cmd img_second(const struct img_cmd *cmd, const char *format)
+{
+	struct img_cmd second = *cmd;
+
+	second.format = format ? format : cmd->format;
+	second.args = NULL;
+	second.n_backing = 0;
+	return second;
+}
+
 int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret)
 {
 	struct cow_chain_cfg cfg = img_chain_cfg(cmd, path, flags);

@@ -207,14 +207,11 @@ static int open_and_compare(const struct img_cmd *cmd, const char *format2, char
 			    bool strict)
 {
 	struct comparison cmp = { .cmd = cmd, .strict = strict };
-	struct img_cmd second = *cmd;
+	struct img_cmd second = img_second(cmd, format2);
 	int status = IMG_COMPARE_FAILED;
 
 	cmp.a.path = paths[0];
 	cmp.b.path = paths[1];
-	second.format = format2 ? format2 : cmd->format;
-	second.args = NULL;
-	second.n_backing = 0;
 	if (!img_open(cmd, cmp.a.path, 0, &cmp.a.c) &&
 	    !img_open(&second, cmp.b.path, 0, &cmp.b.c))
 		status = compare(&cmp);

@@ -283,13 +283,10 @@ static int diff(struct diff *d)
 
 static int open_and_diff(const struct img_cmd *cmd, const char *format2, char **paths)
 {
-	struct img_cmd second = *cmd;
+	struct img_cmd second = img_second(cmd, format2);
 	struct diff d = { .cmd = cmd };
 	int status = IMG_FAILED;
 
-	second.format = format2 ? format2 : cmd->format;
-	second.args = NULL;
-	second.n_backing = 0;
 	d.a.cfg = img_chain_cfg(cmd, paths[0], 0);
 	d.b.cfg = img_chain_cfg(&second, paths[1], 0);
 	if (!img_open(cmd, paths[0], 0, &d.a.c) && !img_open(&second, paths[1], 0, &d.b.c))

@@ -106,6 +106,8 @@ int img_fail_msg(const struct img_cmd *cmd, const char *fmt, ...) COW_PRINTF(2, 
 
 /* How the command says that @path is opened, with @flags (COW_OPEN_*) added. */
 struct cow_chain_cfg img_chain_cfg(const struct img_cmd *cmd, const char *path, uint32_t flags);
+/* The same command for a second image: in @format, or that of the first; no options, no named base. */
+struct img_cmd img_second(const struct img_cmd *cmd, const char *format);
 /* Opens @path like that; failures are printed. */
 int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret);
 /* Are layers [@from_a, ...) of @a and [@from_b, ...) of @b, which were opened without options, the same files? */

@@ -15,7 +15,6 @@
  * Memory: 32 MiB for a window of 64 GiB, and 8 bytes for each L2 table.
  */
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "qcow-priv.h"
@@ -23,7 +22,6 @@
 #define SECTOR		QCOW_HOST_UNIT
 #define WINDOW_SECTORS	(128ULL << 20)
 #define WINDOWS		(QCOW_HOST_MAX / SECTOR / WINDOW_SECTORS)
-#define SAY_MAX		200u		/* findings that are told one by one */
 
 enum kind {
 	KIND_OWN,	/* table or cluster: nothing else in its sectors */
@@ -37,7 +35,6 @@ struct check {
 	struct cow_err *err;
 	struct qcow_reader r;
 	bool repair;
-	uint32_t said;
 	uint64_t left;			/* corruptions that were not repaired */
 	uint64_t eof;			/* before the repair */
 
@@ -48,30 +45,6 @@ struct check {
 	uint64_t *own, *packed;		/* bits of the sectors [base, base + n) */
 	uint64_t base, n;
 };
-
-static void say(struct check *ck, bool repaired, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static void say(struct check *ck, bool repaired, const char *fmt, ...)
-{
-	char text[256];
-	va_list ap;
-	int len;
-
-	ck->rep->repaired += repaired;
-	if (!ck->rep->say || ck->said++ > SAY_MAX)
-		return;
-	if (ck->said > SAY_MAX) {
-		ck->rep->say(ck->rep, "more findings are counted, but not listed");
-		return;
-	}
-	va_start(ap, fmt);
-	len = vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	if (repaired && len > 0 && (size_t)len < sizeof(text))
-		snprintf(text + len, sizeof(text) - (size_t)len, " (repaired)");
-	ck->rep->say(ck->rep, text);
-}
 
 static void corrupt(struct check *ck, bool repaired)
 {
@@ -91,7 +64,7 @@ static void bad_l1(void *opaque, uint64_t index)
 	struct check *ck = opaque;
 
 	corrupt(ck, false);
-	say(ck, false, "L1 entry %llu is damaged", (unsigned long long)index);
+	cow_report_say(ck->rep, false, "L1 entry %llu is damaged", (unsigned long long)index);
 }
 
 static int clear_entry(struct check *ck, uint64_t at)
@@ -120,12 +93,14 @@ static int judge_tables(struct check *ck)
 
 		if (qcow_space_behind(ck->img, off)) {
 			corrupt(ck, ck->repair);
-			say(ck, ck->repair, "the L2 table of L1 entry %llu lies behind the end of the file",
+			cow_report_say(ck->rep, ck->repair,
+				       "the L2 table of L1 entry %llu lies behind the end of the file",
 			    (unsigned long long)index);
 			rc = ck->repair ? clear_entry(ck, q->l1_off + index * 8) : 0;
 		} else if (off < end || qcow_upon_fixed(q, off, q->l2_bytes)) {
 			corrupt(ck, false);
-			say(ck, false, "the L2 table of L1 entry %llu lies upon something else",
+			cow_report_say(ck->rep, false,
+				       "the L2 table of L1 entry %llu lies upon something else",
 			    (unsigned long long)index);
 		} else {
 			end = off + q->l2_bytes;
@@ -174,12 +149,14 @@ static int judge_entry(struct check *ck, uint64_t e, uint64_t virt, uint64_t at)
 	ck->rep->blocks_checked++;
 	if (!qcow_entry_place(ck->q, e, &off, &len)) {
 		corrupt(ck, false);
-		say(ck, false, "L2 entry of byte %llu is damaged", (unsigned long long)virt);
+		cow_report_say(ck->rep, false,
+			       "L2 entry of byte %llu is damaged", (unsigned long long)virt);
 		return 0;
 	}
 	if (qcow_space_behind(ck->img, off)) {
 		corrupt(ck, ck->repair);
-		say(ck, ck->repair, "the cluster of byte %llu lies behind the end of the file",
+		cow_report_say(ck->rep, ck->repair,
+			       "the cluster of byte %llu lies behind the end of the file",
 		    (unsigned long long)virt);
 		return ck->repair ? clear_entry(ck, at) : 0;
 	}
@@ -242,7 +219,9 @@ static int mark_entry(struct check *ck, uint64_t e, uint64_t virt, uint64_t at)
 	    !qcow_upon_fixed(ck->q, off, len))
 		return 0;
 	corrupt(ck, false);
-	say(ck, false, "the cluster of byte %llu lies upon something else", (unsigned long long)virt);
+	cow_report_say(ck->rep, false,
+		       "the cluster of byte %llu lies upon something else",
+		       (unsigned long long)virt);
 	return 0;
 }
 
@@ -276,7 +255,7 @@ static int unused(struct check *ck, uint64_t from, uint64_t to)
 	} else if (fix) {
 		rc = cow_img_punch(ck->img, 0, from, to - from);
 	}
-	say(ck, fix && rc == 0, "leaked: nothing refers to the %llu bytes at %llu",
+	cow_report_say(ck->rep, fix && rc == 0, "leaked: nothing refers to the %llu bytes at %llu",
 	    (unsigned long long)(to - from), (unsigned long long)from);
 	return rc;
 }

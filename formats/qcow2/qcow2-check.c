@@ -14,13 +14,11 @@
  * each cluster of metadata. What entries point to is never changed.
  */
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "qcow2-priv.h"
 
 #define WINDOW_CLUSTERS	(32u << 20)	/* 2 TiB of clusters of 64 KiB */
-#define SAY_MAX		200u		/* findings that are told one by one */
 #define COUNT_MAX	UINT16_MAX	/* counters stop there: as many snapshots there can be */
 #define BITMAPTABLE_MAX	COW_MIB(64)
 
@@ -32,7 +30,6 @@ struct check {
 	struct cow_report *rep;
 	struct cow_err *err;
 	bool repair;
-	uint32_t said;
 	uint64_t left;			/* corruptions that were not repaired */
 
 	void (*ref)(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind);
@@ -53,30 +50,6 @@ struct check {
 	bool no_memory;
 };
 
-static void say(struct check *ck, bool repaired, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static void say(struct check *ck, bool repaired, const char *fmt, ...)
-{
-	char text[256];
-	va_list ap;
-	int len;
-
-	ck->rep->repaired += repaired;
-	if (!ck->rep->say || ck->said++ > SAY_MAX)
-		return;
-	if (ck->said > SAY_MAX) {
-		ck->rep->say(ck->rep, "more findings are counted, but not listed");
-		return;
-	}
-	va_start(ap, fmt);
-	len = vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	if (repaired && len > 0 && (size_t)len < sizeof(text))
-		snprintf(text + len, sizeof(text) - (size_t)len, " (repaired)");
-	ck->rep->say(ck->rep, text);
-}
-
 /* A corruption that no repair of ours puts right. */
 static void bad_entry(struct check *ck, const char *what, uint64_t where)
 {
@@ -84,7 +57,7 @@ static void bad_entry(struct check *ck, const char *what, uint64_t where)
 		return;
 	ck->rep->corruptions++;
 	ck->left++;
-	say(ck, false, "%s %llu is damaged", what, (unsigned long long)where);
+	cow_report_say(ck->rep, false, "%s %llu is damaged", what, (unsigned long long)where);
 }
 
 static int read_failed(struct check *ck, int rc, const char *what)
@@ -327,7 +300,8 @@ static int collect(struct check *ck)
 	if (rc == 0 && ck->beyond) {
 		ck->rep->corruptions += ck->beyond;
 		ck->left += ck->beyond;
-		say(ck, false, "%llu references lie behind what the refcount table can cover",
+		cow_report_say(ck->rep, false,
+			       "%llu references lie behind what the refcount table can cover",
 		    (unsigned long long)ck->beyond);
 	}
 	return rc;
@@ -367,7 +341,8 @@ static void judge_reftable(struct check *ck)
 		ck->reftable[i] = 0;
 		ck->rep->corruptions++;
 		ck->left += !ck->repair;
-		say(ck, ck->repair, "refcount table entry %llu is damaged", (unsigned long long)i);
+		cow_report_say(ck->rep, ck->repair,
+			       "refcount table entry %llu is damaged", (unsigned long long)i);
 	}
 }
 
@@ -415,7 +390,9 @@ static int fix_refblocks(struct check *ck)
 			continue;
 		ck->rep->corruptions++;
 		ck->left += !ck->repair;
-		say(ck, ck->repair, "refcount block %llu lies upon something else", (unsigned long long)i);
+		cow_report_say(ck->rep, ck->repair,
+			       "refcount block %llu lies upon something else",
+			       (unsigned long long)i);
 		ck->reftable[i] = 0;
 		ck->wanted[i] = 1;
 	}
@@ -424,7 +401,8 @@ static int fix_refblocks(struct check *ck)
 			continue;
 		ck->rep->corruptions++;
 		ck->left += !ck->repair;
-		say(ck, ck->repair, "refcount block %llu is missing", (unsigned long long)i);
+		cow_report_say(ck->rep, ck->repair,
+			       "refcount block %llu is missing", (unsigned long long)i);
 	}
 	while (again && ck->repair && rc == 0) {	/* a new one may lie in a range without one */
 		again = false;
@@ -469,7 +447,7 @@ static bool compare_one(struct check *ck, uint64_t cluster, uint64_t index, enum
 	else
 		ck->rep->leaks++;
 	ck->left += phase == RAISE && !fix;
-	say(ck, fix, "%s: cluster %llu has refcount %llu, but %llu references",
+	cow_report_say(ck->rep, fix, "%s: cluster %llu has refcount %llu, but %llu references",
 	    phase == RAISE ? "corrupt" : "leaked", (unsigned long long)cluster, (unsigned long long)is,
 	    (unsigned long long)want);
 	if (fix)
@@ -531,7 +509,8 @@ static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable
 	if (!single || !(ck->high[(cluster - ck->base) / 8] >> (cluster - ck->base) % 8 & 1)) {
 		ck->rep->corruptions++;
 		ck->left += !(ck->repair && fixable);
-		say(ck, ck->repair && fixable, "the COPIED flag of %s %llu is wrong", what,
+		cow_report_say(ck->rep, ck->repair && fixable,
+			       "the COPIED flag of %s %llu is wrong", what,
 		    (unsigned long long)where);
 	}
 	cow_put_be64(p, e ^ QCOW2_COPIED);

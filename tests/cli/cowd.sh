@@ -33,9 +33,7 @@ pid() {
 	cowctl status "$1" --json | jq .pid
 }
 kill_9() {	# NAME, and waits for the process to be gone, as a service manager does
-	killed=$(pid "$1")
-	kill -9 "$killed"
-	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$killed/status"'
+	kill_hard "$(pid "$1")"
 	wait_for 10 '[ "$(state '"$1"')" = dead ]'
 }
 nothing_left() {	# NAME

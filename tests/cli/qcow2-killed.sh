@@ -23,9 +23,7 @@ serve() {
 }
 write_and_kill() {	# past the page cache, so that all of it was acknowledged; nothing is flushed
 	dd if=piece of="$dev" bs=4096 count=$pages seek="$1" conv=notrunc oflag=direct status=none
-	killed=$(cowctl status vm --json | jq .pid)
-	kill -9 "$killed"
-	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$killed/status"'
+	kill_hard "$(cowctl status vm --json | jq .pid)"
 }
 same() {	# FIRST-PAGE
 	dd if="$dev" bs=4096 skip="$1" count=$pages status=none | cmp -n $((pages * 4096)) - piece ||

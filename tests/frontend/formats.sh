@@ -21,9 +21,7 @@ down() {
 	cowctl stop vm
 }
 dies() {
-	pid=$(cowctl status vm --json | jq .pid)
-	kill -9 "$pid"
-	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$pid/status"'
+	kill_hard "$(cowctl status vm --json | jq .pid)"
 }
 again() {
 	up "$@"

@@ -84,9 +84,7 @@ status() {
 }
 
 kill_9() {
-	killed=$(status pid)
-	kill -9 "$killed"
-	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$killed/status"'
+	kill_hard "$(status pid)"
 }
 
 nothing_left() {

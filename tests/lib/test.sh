@@ -11,6 +11,7 @@
 #	                         standard error that matches; sets $status, $said
 #	wait_for SECONDS 'CMD'   until CMD succeeds, or fails the test
 #	wait_locked FILE         until some process has locks in FILE, as QEMU and we take them
+#	kill_hard PID            kill -9, and waits until it is gone (a zombie is)
 #	killed_at CALL PATH CMD...   CMD is killed at its first system call CALL for PATH;
 #	                         needs strace, which does not go with sanitizers
 #	mount_options DIR        as the kernel has them
@@ -112,6 +113,12 @@ wait_for() {
 		[ $test_tries -gt 0 ] || fail "waited $1 s in vain for: $2"
 		sleep 0.05
 	done
+}
+
+kill_hard() {
+	test_killed=$1
+	kill -9 "$1"
+	wait_for 20 '! grep -qs "^State:.*[^ZX] (" "/proc/$test_killed/status"'
 }
 
 wait_locked() {

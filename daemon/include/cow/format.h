@@ -128,7 +128,14 @@ struct cow_report {
 	/* Called now and then with the part done; returning true stops with -ECANCELED; may be NULL. */
 	bool (*progress)(struct cow_report *, uint64_t done, uint64_t total);
 	void *opaque;
+	uint32_t said;			/* cow_report_say()'s */
 };
+
+/*
+ * A finding of check(), in one sentence; counts it when it was @repaired. Beyond some hundred they
+ * are not told one by one.
+ */
+COW_EXPORT void cow_report_say(struct cow_report *rep, bool repaired, const char *fmt, ...) COW_PRINTF(3, 4);
 
 /*
  * One format. "Required" members must be set; the rest may be NULL. Return 0 or
