@@ -86,7 +86,7 @@ both_read o.qcow2 model
 	fail "the overlay is not empty"
 
 subtest refused by name
-qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 e.qcow2 1M
+qemu_luks e.qcow2 1M
 expect_fail 'cowimg info -f qcow2 e.qcow2' 'is encrypted \(LUKS\)'
 qemu-img create -q -f qcow2 -o cluster_size=512 s.qcow2 1M
 qemu-io -f qcow2 -c 'write -P 3 0 5000' s.qcow2 >/dev/null

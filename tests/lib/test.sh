@@ -107,7 +107,7 @@ expect_fail() {
 }
 
 wait_for() {
-	test_tries=$(($1 * 20))
+	test_tries=$(($1 * 20 * ${TEST_PATIENCE:-1}))
 	until eval "$2"; do
 		test_tries=$((test_tries - 1))
 		[ $test_tries -gt 0 ] || fail "waited $1 s in vain for: $2"

@@ -96,13 +96,13 @@ guest_attach() {
 	echo "$guest_domid" >"$TMP/$1.id"
 	wait_for 20 'xenstore-read "/local/domain/$guest_domid/console/tty" >"$TMP/$guest_n.tty" 2>/dev/null &&
 		grep -q . "$TMP/$guest_n.tty"'
-	"$BUILD/tests/lab/guest-run" -t 180 "$(cat "$TMP/$1.tty")" "/var/log/xen/console/guest-$1.log" ||
+	"$BUILD/tests/lab/guest-run" -t $((180 * ${TEST_PATIENCE:-1})) "$(cat "$TMP/$1.tty")" "/var/log/xen/console/guest-$1.log" ||
 		fail "guest $1 does not come up: $(guest_log "$1")"
 }
 
 guest_run() {
 	read -r guest_tty <"$TMP/$1.tty"
-	"$BUILD/tests/lab/guest-run" -t "${3:-60}" "$guest_tty" "/var/log/xen/console/guest-$1.log" "$2"
+	"$BUILD/tests/lab/guest-run" -t $((${3:-60} * ${TEST_PATIENCE:-1})) "$guest_tty" "/var/log/xen/console/guest-$1.log" "$2"
 }
 
 guest_check() {
