@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowimg convert: copies an image into a new one. What is opened and created, and
- * what is said about it; the data is moved in cowimg-transfer.c. The new image has
- * no name before all of it is there (see cow_image_draft()).
+ * cowimg convert: copies an image into a new one. Its command line; the work is done
+ * by cowimg-copy.c.
  */
-#include "cowimg-convert.h"
+#include "cowimg-copy.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <inttypes.h>
-#include <limits.h>
-#include <stdio.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_FORMAT,
@@ -42,279 +35,6 @@ static const struct cow_cli cli = {
 	.opts = opts,
 };
 
-/* What the command line says of the new image. */
-struct target {
-	struct img_cmd cmd;		/* its format and options */
-	const char *base, *base_format;
-	bool overwrite;
-};
-
-/* ---- opening ---- */
-
-static struct cow_create_cfg create_cfg(const struct target *t, const char *path, uint64_t size)
-{
-	return (struct cow_create_cfg){
-		.format = t->cmd.format,
-		.path = path,
-		.size = size,
-		.args = t->cmd.args,
-		.backing = t->base,
-		.backing_format = t->base_format,
-		.backing_dirs = t->cmd.n_dirs ? t->cmd.backing_dirs : NULL,
-		.force = t->cmd.force,
-		.exist_ok = t->overwrite,
-	};
-}
-
-static int open_draft(struct convert *cv, const struct target *t, uint64_t size)
-{
-	struct cow_create_cfg cfg = create_cfg(t, cv->out_path, size);
-	struct cow_err err = { 0 };
-	int r = cow_image_draft(&cfg, &cv->out, &err);
-
-	return r ? img_fail(cv->cmd, r, &err) : IMG_OK;
-}
-
-/* What the walk and the placing have to know of source and new image. */
-static int study(struct convert *cv)
-{
-	struct cow_image *img = cv->out ? cow_chain_image(cv->out, 0) : NULL;
-	struct cow_extent e = { 0 };
-	unsigned layer;
-	int r;
-
-	cv->size = img ? img->size : cv->source_size;
-	cv->unit = cow_max(PIECE_UNIT, img ? img->granule : 1);
-	cv->shared_from = UINT_MAX;
-	if (!img)
-		return IMG_OK;
-	if (cv->compress) {
-		if (!img->fmt->encode || img->block < PIECE_UNIT || img->data_file[0])
-			return img_fail_msg(cv->cmd, "%s: format %s%s cannot hold compressed data",
-					    cv->out_path, img->fmt->name,
-					    img->data_file[0] ? " with a data file" : "");
-		cv->unit = img->block;
-	}
-	for (unsigned i = 1; cow_chain_depth(cv->out) > 1 && i < cow_chain_depth(cv->source); i++) {
-		if (img_same_layers(cv->source, i, cv->out, 1) && !cv->verify)
-			cv->shared_from = i;
-	}
-	r = cow_chain_next_extent(cv->out, 0, 0, cv->size, &e, &layer);
-	cv->blank = !r && e.kind == COW_HOLE && e.len == cv->size;
-	return r ? img_fail_msg(cv->cmd, "%s: %s", cv->out_path, strerror(-r)) : IMG_OK;
-}
-
-/* ---- saying how it went ---- */
-
-static const char *why(const struct convert *cv, int r)
-{
-	if (r == -ECANCELED)
-		return img_progress_why(&cv->progress);
-	if (r == -ENODATA)
-		return "nothing came";
-	return r == -EILSEQ ? "is not what was written" : strerror(-r);
-}
-
-static int explain(const struct convert *cv, int r)
-{
-	const struct cow_err *err = cv->pieces ? pieces_error(cv->pieces) : NULL;
-	const char *in = cv->path && !cv->gathered ? cv->path : "standard input";
-	const char *out = cv->out_path ? cv->out_path : "standard output";
-	bool file = cv->out && !cow_img_is_blkdev(cow_chain_image(cv->out, 0), 0);
-
-	if (err && err->code)
-		return img_fail(cv->cmd, r, err);
-	if (r == -ECANCELED)
-		return img_fail_msg(cv->cmd, "%s after %" PRIu64 " of %" PRIu64 " bytes%s%s%s", why(cv, r),
-				    cv->progress.done, cv->progress.total, file ? "; " : "",
-				    file ? out : "", file ? " was not made" : "");
-	if (r == -EILSEQ)
-		return img_fail_msg(cv->cmd, "%s: at offset %" PRIu64 " %s%s", out, cv->virt, why(cv, r),
-				    file ? "; it was not made" : "");
-	return img_fail_msg(cv->cmd, "%s: %s at offset %" PRIu64 ": %s%s", cv->reading ? in : out,
-			    cv->reading ? "cannot read" : "cannot write", cv->virt, why(cv, r),
-			    !file ? "" : cv->reading ? "; nothing was made" : "; it was not made");
-}
-
-static int report_json(const struct convert *cv, double seconds)
-{
-	struct cow_kv *kv = cow_kv_new(stdout, COW_KV_JSON, IMG_SCHEMA);
-	int r;
-
-	if (!kv)
-		return img_fail(cv->cmd, -ENOMEM, NULL);
-	cow_kv_str(kv, "path", cv->out_path);
-	cow_kv_u64(kv, "size", cv->size);
-	cow_kv_u64(kv, "read_bytes", cv->read_bytes);
-	cow_kv_u64(kv, "written_bytes", cv->written_bytes);
-	cow_kv_u64(kv, "zero_bytes", cv->zero_bytes);
-	cow_kv_u64(kv, "compressed_bytes", cv->stored_bytes);
-	cow_kv_bool(kv, "verified", cv->verify);
-	cow_kv_u64(kv, "elapsed_ms", (uint64_t)(seconds * 1000));
-	r = cow_kv_end(kv);
-	return r ? img_fail(cv->cmd, r, NULL) : IMG_OK;
-}
-
-static int report(const struct convert *cv, double seconds)
-{
-	char written[32], zero[32], rate[32];
-
-	if (!cv->out_path || (cv->cmd->quiet && !cv->cmd->json))
-		return IMG_OK;
-	if (cv->cmd->json)
-		return report_json(cv, seconds);
-	cow_human_size(cv->written_bytes, written, sizeof(written));
-	cow_human_size(cv->zero_bytes, zero, sizeof(zero));
-	cow_human_size((uint64_t)((double)cv->size / (seconds > 0 ? seconds : 1)), rate, sizeof(rate));
-	printf("Made %s: %" PRIu64 " bytes, %s of data, %s of zeroes, in %.1f s (%s/s)%s\n", cv->out_path,
-	       cv->size, written, zero, seconds, rate, cv->verify ? ", verified" : "");
-	return IMG_OK;
-}
-
-/* ---- the work ---- */
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-/* The data is there: looks at it again, if asked to, and gives it its name. */
-static int finish(struct convert *cv)
-{
-	struct cow_err err = { 0 };
-	int r = cv->verify ? convert_verify(cv) : 0;
-
-	if (r)
-		return explain(cv, r);
-	img_progress_tick(&cv->progress, cv->progress.total, cv->progress.total);
-	if (!cv->out)
-		return IMG_OK;
-	r = cow_image_publish(cv->out, &err);
-	cv->out = NULL;
-	return r ? img_fail(cv->cmd, r, &err) : IMG_OK;
-}
-
-/* From a source that can be read anywhere, into the draft or the pipe. */
-static int transfer(struct convert *cv, bool with_base)
-{
-	struct pieces_cfg cfg = {
-		.source = &cv->source_cfg,
-		.base = with_base ? &cv->base_cfg : NULL,
-		.unit = cv->unit,
-		.hash = cv->verify,
-		.encode_for = cv->compress ? cow_chain_image(cv->out, 0) : NULL,
-		.out_fd = -1,
-	};
-	const struct cow_image *img = cv->out ? cow_chain_image(cv->out, 0) : NULL;
-	struct cow_chain_file file;
-	int r, status;
-
-	/* Nobody has to see the data on its way. */
-	if (img && img->linear && !with_base && !cv->verify && !cow_chain_file(cv->out, 0, &file)) {
-		cfg.out_fd = file.fd;
-		cfg.out_shift = img->linear_shift;
-	}
-	r = pieces_start(&cfg, &cv->pieces);
-
-	if (r)
-		return img_fail(cv->cmd, r, NULL);
-	cv->progress.total = cv->verify ? 2 * cv->size : cv->size;
-	r = convert_transfer(cv);
-	status = r ? explain(cv, r) : IMG_OK;
-	pieces_stop(cv->pieces);
-	cv->pieces = NULL;
-	return status;
-}
-
-static int from_image(struct convert *cv, const struct target *t)
-{
-	int status;
-
-	cv->source_cfg = img_chain_cfg(cv->cmd, cv->path, 0);
-	if (img_open(cv->cmd, cv->path, 0, &cv->source))
-		return IMG_FAILED;
-	cv->source_size = cow_chain_size(cv->source);
-	status = cv->out_path ? open_draft(cv, t, cv->source_size) : IMG_OK;
-	if (!status)
-		status = study(cv);
-	if (!status && t->base) {
-		cv->base_cfg = img_chain_cfg(&t->cmd, t->base, 0);
-		cv->base_cfg.format = t->base_format;
-		cv->base_cfg.args = NULL;
-	}
-	return status ? status : transfer(cv, t->base);
-}
-
-/* A stream becomes a raw image without a name, which *ret_fd keeps, if that is not all. */
-static int from_stream(struct convert *cv, const struct target *t, int *ret_fd)
-{
-	struct target raw = *t;
-	struct cow_chain_file file;
-	bool all = !strcmp(t->cmd.format, "raw");
-	char proc[64];
-	int r, status;
-
-	raw.cmd.format = "raw";
-	if (!all) {
-		raw.cmd.args = NULL;
-		raw.base = raw.base_format = NULL;
-		cv->verify = cv->compress = false;
-	}
-	status = open_draft(cv, &raw, PIECE_BYTES);
-	if (!status)
-		status = study(cv);
-	if (status)
-		return status;
-	cv->size = 0;
-	r = convert_take_stream(cv, STDIN_FILENO);
-	if (r || all)
-		return r ? explain(cv, r) : IMG_OK;
-	r = cow_chain_file(cv->out, 0, &file);
-	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", file.fd);
-	*ret_fd = r ? -1 : open(proc, O_RDONLY | O_CLOEXEC);
-	r = *ret_fd < 0 ? -errno : cow_chain_flush(cv->out);
-	cow_chain_close(cv->out);
-	cv->out = NULL;
-	return r ? img_fail(cv->cmd, r, NULL) : IMG_OK;
-}
-
-static int convert(struct convert *cv, const struct target *t)
-{
-	bool verify = cv->verify, compress = cv->compress;
-	int fd = -1, status = IMG_OK;
-	double start = now();
-	char proc[64];
-
-	img_progress_begin(&cv->progress, cv->cmd);
-	if (!cv->path)
-		status = from_stream(cv, t, &fd);
-	if (fd >= 0) {
-		cv->verify = verify;
-		cv->compress = compress;
-		snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
-		cv->path = proc;
-		cv->gathered = true;
-		cv->read_bytes = cv->written_bytes = cv->zero_bytes = 0;
-	}
-	if (!status && cv->path)
-		status = from_image(cv, t);
-	if (!status)
-		status = finish(cv);
-	img_progress_end(&cv->progress);
-	status = img_close(cv->cmd, cv->source, cv->path, status);
-	if (cv->out)
-		cow_chain_close(cv->out);
-	if (fd >= 0)
-		close(fd);
-	cow_free(cv->moved);
-	return status ? status : report(cv, now() - start);
-}
-
-/* ---- the command line ---- */
-
 static bool is_blkdev(const char *path)
 {
 	struct stat st;
@@ -323,7 +43,7 @@ static bool is_blkdev(const char *path)
 }
 
 /* What can go through a pipe, and what cannot. */
-static int check_pipes(const struct convert *cv, const struct target *t)
+static int check_pipes(const struct convert *cv, const struct convert_target *t)
 {
 	bool raw = !strcmp(t->cmd.format, "raw");
 
@@ -343,7 +63,7 @@ static int check_pipes(const struct convert *cv, const struct target *t)
 	return cv->path ? 0 : cow_cli_misuse(&cli, "from a pipe to a pipe there is nothing to convert");
 }
 
-static int check_args(struct convert *cv, struct target *t, int argc, char **argv)
+static int check_args(struct convert *cv, struct convert_target *t, int argc, char **argv)
 {
 	static const char *const operands[] = { "IMAGE", "OUT", NULL };
 	int status = img_operands(&t->cmd, argc, argv, operands, 2);
@@ -371,7 +91,7 @@ static int parse_source_options(struct img_cmd *cmd, const char *text)
 	return r ? cow_cli_misuse(&cli, "--source-options: %s", cow_err_text(&err, r)) : 0;
 }
 
-static int parse(struct convert *cv, struct target *t, int c)
+static int parse(struct convert *cv, struct convert_target *t, int c)
 {
 	switch (c) {
 	case 'O':
@@ -404,7 +124,7 @@ static int parse(struct convert *cv, struct target *t, int c)
 int cowimg_convert(int argc, char **argv)
 {
 	struct img_cmd cmd = { .cli = &cli };
-	struct target t = { .cmd = { .cli = &cli, .creates = true, .format = "raw" } };
+	struct convert_target t = { .cmd = { .cli = &cli, .creates = true, .format = "raw" } };
 	struct convert cv = { .cmd = &cmd };
 	int c, status = 0;
 
@@ -416,7 +136,7 @@ int cowimg_convert(int argc, char **argv)
 		t.cmd.n_dirs = cmd.n_dirs;
 		memcpy(t.cmd.backing_dirs, cmd.backing_dirs, sizeof(cmd.backing_dirs));
 		t.cmd.force = cmd.force;
-		status = convert(&cv, &t);
+		status = convert_image(&cv, &t);
 	}
 	cow_args_free(t.cmd.args);
 	return img_finish(&cmd, status);

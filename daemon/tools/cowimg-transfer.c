@@ -5,7 +5,7 @@
  * of what comes back, in order, so that the same input always makes the same
  * image; and the check of what was made.
  */
-#include "cowimg-convert.h"
+#include "cowimg-copy.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Inside of cowimg convert: cowimg-convert.c has the command, what is opened and
- * what is said; cowimg-transfer.c moves the data and checks what it has become.
+ * One image into another, for the verbs and tools that do that: cowimg-copy.c opens and
+ * says what is to be said; cowimg-transfer.c moves the data and checks what it has become.
  */
-#ifndef COWIMG_CONVERT_H
-#define COWIMG_CONVERT_H
+#ifndef COWIMG_COPY_H
+#define COWIMG_COPY_H
 
 #include "cowimg-pieces.h"
 #include "cowimg.h"
@@ -40,6 +40,16 @@ struct convert {
 	bool reading;			/* it was met in the source */
 	uint64_t read_bytes, written_bytes, zero_bytes, stored_bytes;
 };
+
+/* What is said of the new image. */
+struct convert_target {
+	struct img_cmd cmd;		/* its format and options */
+	const char *base, *base_format;	/* NULL: none */
+	bool overwrite;
+};
+
+/* All of it; @cv has what the caller asks for. An exit status, failures are explained. */
+int convert_image(struct convert *cv, const struct convert_target *t);
 
 /* Moves everything. 0, -ECANCELED, or -errno with cv->virt and cv->reading. */
 int convert_transfer(struct convert *cv);
