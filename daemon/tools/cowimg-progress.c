@@ -19,7 +19,7 @@
 #define BAR_CELLS 30
 #define REDRAW_NS 100000000ull	/* ten times a second is smooth and costs nothing */
 
-static uint64_t now_ns(void)
+uint64_t img_now_ns(void)
 {
 	struct timespec ts;
 
@@ -36,7 +36,7 @@ void img_progress_begin(struct img_progress *p, const struct img_cmd *cmd)
 	memset(p, 0, sizeof(*p));
 	p->cmd = cmd;
 	p->bar = cmd->progress && !cmd->quiet && isatty(STDERR_FILENO);
-	p->start_ns = now_ns();
+	p->start_ns = img_now_ns();
 	sigemptyset(&set);
 	for (size_t i = 0; i < COW_ARRAY_SIZE(watched); i++) {
 		/* Ignored by whoever started us (nohup): stays ignored. */
@@ -104,7 +104,7 @@ static void take_signals(struct img_progress *p)
 			p->stopped_by = (int)si.ssi_signo;
 			continue;
 		}
-		describe(p, now_ns(), text, sizeof(text));
+		describe(p, img_now_ns(), text, sizeof(text));
 		fprintf(stderr, "%s%s: %d%%: %s\n", p->width ? "\n" : "", p->cmd->cli->prog,
 			percent(p), text);
 		p->width = 0;
@@ -119,7 +119,7 @@ bool img_progress_tick(struct img_progress *p, uint64_t done, uint64_t total)
 	p->done = total ? cow_min(done, total) : done;
 	take_signals(p);
 	if (p->bar) {
-		now = now_ns();
+		now = img_now_ns();
 		if (!p->drawn_ns || now - p->drawn_ns >= REDRAW_NS ||
 		    (p->total && p->done == p->total))
 			draw(p, now);

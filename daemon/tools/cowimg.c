@@ -12,6 +12,7 @@ static const struct {
 	int (*run)(int argc, char **argv);
 	const char *summary;
 } verbs[] = {
+	{ "bench", cowimg_bench, "tell how fast an image answers requests" },
 	{ "check", cowimg_check, "examine an image, and repair it" },
 	{ "commit", cowimg_commit, "write an overlay's data into its base" },
 	{ "compare", cowimg_compare, "tell whether two images read the same" },

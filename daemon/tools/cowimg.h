@@ -42,6 +42,11 @@ enum {
 	IMG_OPT_VERIFY,
 	IMG_OPT_SIZE,
 	IMG_OPT_SOURCE_OPTIONS,
+	IMG_OPT_OFFSET,
+	IMG_OPT_RANDOM,
+	IMG_OPT_FLUSH_INTERVAL,
+	IMG_OPT_NO_DRAIN,
+	IMG_OPT_DIRECT,
 };
 
 /* One command: its name, and the options that mean the same for every verb. */
@@ -163,6 +168,8 @@ void img_progress_begin(struct img_progress *p, const struct img_cmd *cmd);
 bool img_progress_tick(struct img_progress *p, uint64_t done, uint64_t total);
 /* Waits until @fd is ready for @events (POLLIN, POLLOUT), ticking. 0, or -ECANCELED. */
 int img_progress_wait(struct img_progress *p, int fd, short events);
+/* Of the clock that it is all timed by. */
+uint64_t img_now_ns(void);
 /* Takes the bar away. */
 void img_progress_end(struct img_progress *p);
 /* "interrupted by SIGINT", for sentences. */
@@ -193,6 +200,7 @@ int img_clear_main(const struct cow_cli *verb, bool discard, int argc, char **ar
 
 /* ---- the verbs as commands: argv[0] is the verb ---- */
 
+int cowimg_bench(int argc, char **argv);
 int cowimg_check(int argc, char **argv);
 int cowimg_commit(int argc, char **argv);
 int cowimg_compare(int argc, char **argv);

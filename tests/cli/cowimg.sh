@@ -46,7 +46,7 @@ misuse 'cowimg frobnicate x' "'frobnicate' is not a verb"
 misuse 'cowimg --frobnicate' 'unknown'
 cowimg --help >help
 cowimg --version | grep -q '^cowimg '
-for verb in check commit compare convert create diff discard info map measure read rebase resize write zero; do
+for verb in bench check commit compare convert create diff discard info map measure read rebase resize write zero; do
 	grep -q "^  $verb " help || fail "cowimg --help does not list $verb"
 	cowimg $verb --help | grep -q "^Usage: cowimg $verb " || fail "$verb --help"
 	cowimg $verb --long-options | grep -qx -- --format || fail "$verb --long-options"

@@ -113,7 +113,7 @@ while read -r verb; do
 	done
 	agree "cowimg $verb"
 	cowimg "$verb" --long-options | sort >"$TMP/long"
-	sed 's/^-., //;s/=.*//' "$TMP/self" "$TMP/code" | sort | diff - "$TMP/long" ||
+	sed 's/^-., //;s/\[*=.*//' "$TMP/self" "$TMP/code" | sort | diff - "$TMP/long" ||
 		fail "cowimg $verb --long-options"
 done <"$TMP/verbs"
 sort -u "$TMP/used" >"$TMP/code"
