@@ -25,15 +25,15 @@ $(BUILD)/lib/libcow.so.0: $(call obj,$(LIBCOW))
 $(BUILD)/lib/libcow.so: $(BUILD)/lib/libcow.so.0
 	$(Q)ln -sf libcow.so.0 $@
 
-# One verb a file; dscow_tool is a thin face on the same verbs.
+# One verb a file; dscow_tool and blktap's names are thin faces on the same verbs.
 COWIMG_VERBS := $(wildcard daemon/tools/cowimg-*.c)
 COWIMG       := $(if $(wildcard daemon/tools/cowimg.c),daemon/tools/cowimg.c $(COWIMG_VERBS))
-DSCOW_TOOL   := $(if $(wildcard daemon/tools/dscow_tool.c),daemon/tools/dscow_tool.c $(COWIMG_VERBS))
+COWIMG_FACES := dscow_tool qcow-create img2qcow qcow2raw
 # What a client of the daemon shares with it: the protocol's words, the run directory.
 COWCTL       := $(if $(wildcard daemon/tools/cowctl.c),$(wildcard daemon/tools/cowctl*.c) \
 		$(addprefix daemon/cowd/,proto.c rundir.c kmod.c xen-lib.c xen-store.c xen-vdev.c))
 $(eval $(call program,cowimg,$(COWIMG),$$(XXHASH_LIBS)))
-$(eval $(call program,dscow_tool,$(DSCOW_TOOL),$$(XXHASH_LIBS)))
+$(foreach f,$(COWIMG_FACES),$(eval $(call program,$f,daemon/tools/$f.c $(COWIMG_VERBS),$$(XXHASH_LIBS))))
 $(eval $(call program,cowctl,$(COWCTL)))
 $(eval $(call program,cowd-xenbus,$(if $(filter yes,$(HAVE_XEN)),daemon/tools/cowd-xenbus.c \
 	$(addprefix daemon/cowd/,kmod.c notify.c xen-lib.c xen-store.c))))
@@ -50,6 +50,6 @@ endif
 $(eval $(call module,cowd-dm,$(if $(filter yesyes,$(HAVE_FUSE)$(HAVE_DEVMAPPER)),daemon/cowd/module/dm.c),$$(DEVMAPPER_LIBS)))
 $(eval $(call module,cowd-xen,$(if $(filter yesyes,$(HAVE_FUSE)$(HAVE_XEN)),daemon/cowd/module/xen.c),$$(XEN_LIBS)))
 
-BINS  += $(addprefix $(BUILD)/bin/,cowimg dscow_tool cowfuse)
+BINS  += $(addprefix $(BUILD)/bin/,cowimg $(COWIMG_FACES) cowfuse)
 SBINS += $(addprefix $(BUILD)/bin/,cowd cowctl cowd-xenbus)
-COMPLETED := cowctl cowimg dscow_tool cowfuse
+COMPLETED := cowctl cowimg $(COWIMG_FACES) cowfuse

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# bash completion for cowd, cowctl, cowimg, cowfuse and dscow_tool. Options come
-# from the programs themselves (--long-options), so this file never lags behind.
+# bash completion for cowd, cowctl, cowimg, cowfuse, dscow_tool and blktap's names.
+# Options come from the programs themselves (--long-options), so this file never lags behind.
 
 _cowd()
 {
@@ -22,4 +22,4 @@ _cowd()
 		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 	fi
 }
-complete -o default -o bashdefault -F _cowd cowd cowctl cowimg cowfuse dscow_tool
+complete -o default -o bashdefault -F _cowd cowd cowctl cowimg cowfuse dscow_tool qcow-create img2qcow qcow2raw

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * cowimg convert: copies an image into a new one. Its command line; the work is done
- * by cowimg-copy.c.
+ * cowimg convert: copies an image into a new one. Its command line, and that of the
+ * programs that are a face of it; the work is done by cowimg-copy.c.
  */
 #include "cowimg-copy.h"
 
@@ -139,5 +139,29 @@ int cowimg_convert(int argc, char **argv)
 		status = convert_image(&cv, &t);
 	}
 	cow_args_free(t.cmd.args);
+	return img_finish(&cmd, status);
+}
+
+int convert_face(const struct cow_cli *face, const char *from, const char *to,
+		 const char *const *operands, int argc, char **argv)
+{
+	struct img_cmd cmd = { .cli = face, .format = from, .progress = true };
+	struct convert_target t = { .cmd = { .cli = face, .creates = true, .format = to } };
+	struct convert cv = { .cmd = &cmd };
+	int c, status = 0;
+
+	while (!status && (c = cow_cli_next(face, argc, argv)) != -1) {
+		if (c == IMG_OPT_OVERWRITE)
+			t.overwrite = true;
+		else
+			status = img_common_opt(&cmd, c);
+	}
+	if (!status)
+		status = img_operands(&cmd, argc, argv, operands, 2);
+	if (!status) {
+		cv.out_path = argv[optind];
+		cv.path = argv[optind + 1];
+		status = convert_image(&cv, &t);
+	}
 	return img_finish(&cmd, status);
 }

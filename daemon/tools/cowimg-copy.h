@@ -51,6 +51,13 @@ struct convert_target {
 /* All of it; @cv has what the caller asks for. An exit status, failures are explained. */
 int convert_image(struct convert *cv, const struct convert_target *t);
 
+/*
+ * main() of a program that does nothing but convert, named by @face, from format @from into
+ * @to; of the two @operands the new image is the first.
+ */
+int convert_face(const struct cow_cli *face, const char *from, const char *to,
+		 const char *const *operands, int argc, char **argv);
+
 /* Moves everything. 0, -ECANCELED, or -errno with cv->virt and cv->reading. */
 int convert_transfer(struct convert *cv);
 /* The same from a pipe into cv->out, a raw image that grows; ends at cv->size. -ENODATA: nothing came. */

@@ -6,6 +6,7 @@
 #include "cowimg.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@ static const struct cow_cli_opt opts[] = {
 	IMG_CLI_OPTIONS,
 	IMG_CLI_BACKING,
 	{ IMG_OPT_OVERWRITE, "overwrite", NULL, "the file or block device may exist" },
+	{ IMG_OPT_RESERVE, "reserve", NULL, "keep the room that the image takes when it is full" },
 	IMG_CLI_OUTPUT,
 	IMG_CLI_QUIET,
 	{ 0, NULL, NULL, NULL },
@@ -29,6 +31,39 @@ static const struct cow_cli cli = {
 	.summary = "Makes an image.",
 	.opts = opts,
 };
+
+/* Asks the file system for the room of a full image; what the image reads as stays as it is. */
+static int reserve(struct cow_chain *draft, const struct cow_measure *m, struct cow_err *err)
+{
+	uint64_t size = cow_chain_size(draft), bytes;
+	struct cow_chain_file file;
+	int r = cow_chain_file(draft, 0, &file);
+
+	if (r || file.blkdev)
+		return r;
+	bytes = m->tables + (m->unit ? cow_round_up(size, m->unit) : size);
+	if (!fallocate(file.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes))
+		return 0;
+	return cow_err_sys(err, -errno, "%s: cannot reserve %" PRIu64 " bytes", file.path, bytes);
+}
+
+static int create_reserved(const struct cow_create_cfg *cfg, uint64_t *ret_size, struct cow_err *err)
+{
+	struct cow_chain *draft;
+	struct cow_measure m;
+	int r = cow_image_draft(cfg, &draft, err);
+
+	if (r)
+		return r;
+	*ret_size = cow_chain_size(draft);
+	r = cow_image_measure(cfg, &m, err);
+	if (!r)
+		r = reserve(draft, &m, err);
+	if (!r)
+		return cow_image_publish(draft, err);
+	cow_chain_close(draft);
+	return r;
+}
 
 int img_do_create(const struct img_cmd *cmd, const char *path, const struct img_create *what,
 		  uint64_t *ret_size)
@@ -51,7 +86,8 @@ int img_do_create(const struct img_cmd *cmd, const char *path, const struct img_
 
 	/* It takes no time; a signal in the middle waits so that nothing half stays behind. */
 	img_progress_begin(&hold, cmd);
-	r = cow_image_create(&cfg, ret_size, &err);
+	r = what->reserve ? create_reserved(&cfg, ret_size, &err) :
+		cow_image_create(&cfg, ret_size, &err);
 	img_progress_end(&hold);
 	return r ? img_fail(cmd, r, &err) : IMG_OK;
 }
@@ -118,6 +154,8 @@ int cowimg_create(int argc, char **argv)
 			what.base_format = optarg;
 		else if (c == IMG_OPT_OVERWRITE)
 			what.overwrite = true;
+		else if (c == IMG_OPT_RESERVE)
+			what.reserve = true;
 		else
 			status = img_common_opt(&cmd, c);
 	}

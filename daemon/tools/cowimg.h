@@ -47,6 +47,7 @@ enum {
 	IMG_OPT_FLUSH_INTERVAL,
 	IMG_OPT_NO_DRAIN,
 	IMG_OPT_DIRECT,
+	IMG_OPT_RESERVE,
 };
 
 /* One command: its name, and the options that mean the same for every verb. */
@@ -180,7 +181,7 @@ const char *img_progress_why(const struct img_progress *p);
 struct img_create {
 	const char *base, *base_format;	/* NULL: none */
 	uint64_t size;			/* 0: the base's */
-	bool overwrite;
+	bool overwrite, reserve;
 };
 /* Creates without a word; *ret_size is the virtual size. */
 int img_do_create(const struct img_cmd *cmd, const char *path, const struct img_create *what,

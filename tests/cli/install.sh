@@ -16,7 +16,7 @@ mk() {
 subtest "make install and install-dev"
 mk install
 mk install-dev
-for f in bin/cowimg bin/dscow_tool lib/libcow.so.0 lib/libcow.so lib/cow/cow-raw.so \
+for f in bin/cowimg bin/dscow_tool bin/qcow-create bin/img2qcow bin/qcow2raw lib/libcow.so.0 lib/libcow.so lib/cow/cow-raw.so \
 	 lib/cow/cow-zero.so lib/cow/cow-dscow.so include/cow/format.h lib/pkgconfig/cow.pc \
 	 sbin/xl-dmu lib/systemd/system/cowd@.service lib/udev/rules.d/12-cowd.rules share/bash-completion/completions/cowctl; do
 	[ -e "$D/opt/cow/$f" ] || fail "$f was not installed"
