@@ -2,8 +2,9 @@
 # One line a format: $(call format,NAME,SOURCES,LIBS) makes cow-NAME.so.
 
 DSCOW := $(wildcard formats/dscow/*.c)
-QCOW  := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow/*.c) formats/inflate.c)
-QCOW2 := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow2/*.c) formats/inflate.c)
+DEFLATE := formats/deflate.c formats/inflate.c
+QCOW  := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow/*.c) $(DEFLATE))
+QCOW2 := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow2/*.c) $(DEFLATE))
 
 $(eval $(call format,raw,$(wildcard formats/raw.c)))
 $(eval $(call format,zero,$(wildcard formats/zero.c)))

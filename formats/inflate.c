@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Raw deflate (inflate.h). Bounded by the output: a stream that would make more
+ * Raw deflate, read (deflate.h). Bounded by the output: a stream that would make more
  * than was asked for is cut off, whatever it claims.
  */
-#include "inflate.h"
+#include "deflate.h"
 
 #include <errno.h>
 #include <stdint.h>

@@ -54,7 +54,10 @@ static int study(struct convert *cv)
 	if (!img)
 		return IMG_OK;
 	if (cv->compress) {
-		if (!img->fmt->encode || img->block < PIECE_UNIT || img->data_file[0])
+		if (img->fmt->encode && img->block < PIECE_UNIT)
+			return img_fail_msg(cv->cmd, "%s: clusters of %u bytes are too small to be compressed: "
+					    "%u is the least", cv->out_path, img->block, PIECE_UNIT);
+		if (!img->fmt->encode || img->data_file[0])
 			return img_fail_msg(cv->cmd, "%s: format %s%s cannot hold compressed data",
 					    cv->out_path, img->fmt->name,
 					    img->data_file[0] ? " with a data file" : "");

@@ -9,7 +9,7 @@
  */
 #include <errno.h>
 
-#include "../inflate.h"
+#include "../deflate.h"
 #include "cow/log.h"
 #include "qcow-priv.h"
 
@@ -23,7 +23,7 @@ enum type {
 };
 
 /* What kind of answer a cookie belongs to: the low bits of the pointer in it. */
-enum { COOKIE_DATA, COOKIE_ZERO, COOKIE_TABLE, COOKIE_MASK = 7 };
+enum { COOKIE_DATA, COOKIE_ZERO, COOKIE_TABLE, COOKIE_ENCODED, COOKIE_MASK = 7 };
 
 /* The part of an L2 table that a query falls into. */
 struct span {
@@ -164,6 +164,13 @@ int qcow_decode(struct cow_image *img, const struct cow_map *map, const void *ra
 		cow_log_limited(COW_LOG_ERR, "%s: the compressed cluster at %llu is damaged", img->path,
 				(unsigned long long)map->src.phys);
 	return rc;
+}
+
+int qcow_encode(const struct cow_image *img, const void *plain, void *out, size_t *ret_len)
+{
+	const struct qcow *q = img->priv;
+
+	return deflate_raw(plain, q->cluster, out, q->cluster - 1, ret_len);
 }
 
 /* ---- changing ---- */
@@ -400,6 +407,42 @@ int qcow_map(struct cow_image *img, const struct cow_query *qu, struct cow_map *
 	return map_read(img, &s, qu, ret);
 }
 
+/*
+ * Stored forms lie back to back, at any byte: what is behind the last one is in no
+ * block of the cache until a table takes whole ones. A plain cluster that one
+ * replaces is a leak, as is what a write makes of a compressed one.
+ */
+int qcow_put_encoded(struct cow_image *img, const struct cow_query *qu, uint64_t len,
+		     struct cow_map *ret)
+{
+	struct qcow *q = img->priv;
+	uint64_t host;
+	struct span s;
+	int rc;
+
+	if (q->corrupt_found || !q->w.loaded)
+		return -EIO;
+	rc = get_span(img, qu->virt, &s);
+	if (rc)
+		return rc;
+	*ret = (struct cow_map){ .gen = img->gen };
+	if (!is_own(&s))
+		return map_table(img, &s, qu, ret);
+	if (type_at(&s, index_of(&s, qu->virt)) == T_BAD)
+		return damaged(img, "L2 entry of byte", qu->virt);
+	if (!qcow_space_take(q, len, 1, 1, &host))
+		return -ENOSPC;
+	ret->dst.virt = qu->virt;
+	ret->dst.len = qu->len;
+	ret->dst.phys = host;
+	ret->dst.kind = COW_ENCODED;
+	ret->dst.flags = COW_EXT_NEW;
+	ret->src.kind = COW_HOLE;
+	ret->src.len = len;
+	ret->cookie = cookie(s.l2, COOKIE_ENCODED);
+	return 0;
+}
+
 /* ---- commit ---- */
 
 static struct cow_mblk *block_of(const struct cow_map *map)
@@ -439,6 +482,16 @@ static void commit_zero(const struct qcow *q, const struct cow_map *map)
 	cow_meta_dirty(block_of(map), COW_META_TABLE);
 }
 
+static void commit_encoded(struct qcow *q, const struct cow_map *map, int io)
+{
+	if (io) {
+		qcow_space_give_back(q, map->dst.phys, map->src.len);
+		return;
+	}
+	cow_put_be64(entry_of(q, map), qcow_compressed(q, map->dst.phys, map->src.len));
+	cow_meta_dirty(block_of(map), COW_META_TABLE);
+}
+
 /* The table is written: L1 shows it, unless another request was first. */
 static void commit_table(struct qcow *q, const struct cow_map *map, int io)
 {
@@ -463,6 +516,9 @@ void qcow_commit(struct cow_image *img, const struct cow_map *map, int io)
 	case COOKIE_ZERO:
 		if (io == 0)
 			commit_zero(q, map);
+		break;
+	case COOKIE_ENCODED:
+		commit_encoded(q, map, io);
 		break;
 	default:
 		commit_data(q, map, io);

@@ -112,6 +112,12 @@ static inline bool qcow_entry_place(const struct qcow *q, uint64_t e, uint64_t *
 	return *off % QCOW_HOST_UNIT == 0 && *off <= QCOW_HOST_MAX - *len;
 }
 
+/* The entry of a compressed cluster, whose stored form is less than one. */
+static inline uint64_t qcow_compressed(const struct qcow *q, uint64_t off, uint64_t len)
+{
+	return QCOW_COMPRESSED | len << (63 - q->cluster_bits) | off;
+}
+
 /* An L2 table's place and the index of its L1 entry in one number; sorts by place. */
 static inline uint64_t qcow_key(uint64_t off, uint64_t index)
 {
@@ -191,6 +197,9 @@ int qcow_space_settle(struct cow_image *img);
 int qcow_map(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret);
 void qcow_commit(struct cow_image *img, const struct cow_map *map, int io);
 int qcow_decode(struct cow_image *img, const struct cow_map *map, const void *raw, void *out);
+int qcow_encode(const struct cow_image *img, const void *plain, void *out, size_t *ret_len);
+int qcow_put_encoded(struct cow_image *img, const struct cow_query *qu, uint64_t len,
+		     struct cow_map *ret);
 
 /* qcow-check.c */
 int qcow_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);

@@ -7,9 +7,8 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <zlib.h>
 
-#include "../inflate.h"
+#include "../deflate.h"
 #include "qcow-priv.h"
 
 #define ZERO_TRIES 16u	/* compressed clusters that are compared with one of zeroes */
@@ -86,28 +85,12 @@ int qcow_reader_next(struct qcow_reader *r, uint64_t off)
 
 bool qcow_zero_make(struct qcow *q)
 {
-	struct qcow_writer *w = &q->w;
 	uint8_t *plain COW_CLEANUP_FREE = cow_zalloc(q->cluster);
-	z_stream z = { 0 };
-	int rc;
+	int rc = plain ? deflate_raw(plain, q->cluster, q->w.zero,
+				     cow_min(sizeof(q->w.zero), q->cluster - 1), &q->w.zero_len) : -ENOMEM;
 
-	if (!plain || deflateInit2(&z, Z_BEST_COMPRESSION, Z_DEFLATED, DEFLATE_WINDOW, 9,
-				   Z_DEFAULT_STRATEGY) != Z_OK)
-		return false;
-	z.next_in = plain;
-	z.avail_in = (uInt)q->cluster;
-	z.next_out = w->zero;
-	z.avail_out = (uInt)cow_min(sizeof(w->zero), q->cluster - 1);
-	rc = deflate(&z, Z_FINISH);
-	w->zero_len = z.total_out;
-	deflateEnd(&z);
-	cow_assert(rc == Z_STREAM_END);
-	return true;
-}
-
-static uint64_t zero_entry_at(const struct qcow *q, uint64_t off)
-{
-	return QCOW_COMPRESSED | (uint64_t)q->w.zero_len << (63 - q->cluster_bits) | off;
+	cow_assert(rc != -ENOSPC);
+	return rc == 0;
 }
 
 /* Is the stored form at @off? Then no other is needed. */
@@ -118,7 +101,7 @@ static void try_zero(struct cow_image *img, uint64_t off)
 
 	if (cow_img_pread(img, 0, got, q->w.zero_len, off) == 0 &&
 	    !memcmp(got, q->w.zero, q->w.zero_len))
-		q->w.zero_entry = zero_entry_at(q, off);
+		q->w.zero_entry = qcow_compressed(q, off, q->w.zero_len);
 }
 
 /* ---- finding the end ---- */
@@ -224,7 +207,7 @@ static void set_tail(struct scan *s)
 	if (!w->zero_len || w->zero_entry)
 		return;
 	if (qcow_space_take(q, COW_META_BLOCK, 1, COW_META_BLOCK, &w->zero_block))
-		w->zero_entry = zero_entry_at(q, w->zero_block);
+		w->zero_entry = qcow_compressed(q, w->zero_block, w->zero_len);
 }
 
 static int load(struct scan *s, struct cow_err *err)

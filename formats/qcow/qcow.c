@@ -129,6 +129,8 @@ static struct cow_format qcow_format = {
 	.rebase = qcow_rebase,
 	.info = qcow_info,
 	.decode = qcow_decode,
+	.encode = qcow_encode,
+	.put_encoded = qcow_put_encoded,
 };
 
 COW_FORMAT_REGISTER(qcow_format)

@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <zstd.h>
 
-#include "../inflate.h"
+#include "../deflate.h"
 #include "cow/log.h"
 #include "qcow2-priv.h"
 

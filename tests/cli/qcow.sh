@@ -155,6 +155,25 @@ cowimg check -q -f qcow c.qcow || status=$?
 both_read c.qcow want.raw
 cowimg check -q -f qcow c.qcow || fail "leaks are left after a repair"
 
+subtest written compressed, then written to by either side
+for size in 4K 64K; do
+	cowimg convert -q -c -f raw -O qcow -o cluster_size=$size base.raw k.qcow
+	cp base.raw want.raw
+	truncate -s 5000192 want.raw
+	[ "$(stat -c %s k.qcow)" -lt 2500000 ] || fail "clusters of $size: nothing is compressed"
+	both_read k.qcow want.raw
+	cowimg write -q -f qcow -s 1234567 k.qcow piece
+	dd if=piece of=want.raw oflag=seek_bytes seek=1234567 conv=notrunc status=none
+	qemu-io -f qcow -c 'write -P 7 3M 70k' k.qcow >/dev/null
+	head -c 71680 /dev/zero | tr '\0' '\7' | dd of=want.raw oflag=seek_bytes seek=3M conv=notrunc status=none
+	both_read k.qcow want.raw
+	cowimg convert -q -c -f qcow -O qcow -o cluster_size=$size k.qcow l.qcow
+	both_read l.qcow want.raw
+	rm k.qcow l.qcow
+done
+cowimg convert -q -c -f raw -O qcow -o cluster_size=16K -b base.raw -F raw want.raw k.qcow
+both_read k.qcow want.raw
+
 subtest names of bases that lead elsewhere
 mkdir sub outside
 cp base.raw outside/secret

@@ -61,6 +61,32 @@ void image_restartable_map(void);
 /* On the first shape: a flush after new clusters is one sync of data, one of metadata (@first at first). */
 void image_syncs_of_flush(unsigned first);
 
+/* Encoded clusters among other changes; many flushes: each has few reasons for its order. */
+void image_work_encoded(struct rig *r, unsigned ops);
+void image_encoded_power_cuts(void);
+void image_encoded_failing_disk(void);
+/* On the first shape: what is no whole block, or not smaller than one, is no encoded block. */
+void image_encoded_refused(void);
+
+/* Those that every format has to pass that stores encoded clusters; work is image_work_encoded(). */
+#define ENCODED_TESTS						\
+	TEST(power_cuts)					\
+	{							\
+		image_encoded_power_cuts();			\
+	}							\
+	TEST(restartable)					\
+	{							\
+		image_restartable_map();			\
+	}							\
+	TEST(failing_disk)					\
+	{							\
+		image_encoded_failing_disk();			\
+	}							\
+	TEST(refused)						\
+	{							\
+		image_encoded_refused();			\
+	}
+
 /* Those that every format has to pass. */
 #define IMAGE_TESTS						\
 	TEST(power_cuts)					\

@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Compressed clusters of qcow2 among other changes, under power cuts and failing
- * disks (image.h): what tools write at once may as well be changed piece by piece.
+ * disks (image.h).
  *
  * Short unless FAULT=full.
  */
 #include "image.h"
-
-#include <errno.h>
-
-#include "cow/log.h"
-#include "test.h"
 
 static const struct image_shape shapes[] = {
 	{ .name = "zlib", .options = "cluster_size=16K", .cluster = 16384,
@@ -25,136 +20,14 @@ static const struct image_shape shapes[] = {
 	  .base_size = COW_MIB(2), .size = COW_MIB(3) },
 };
 
-/* A cluster of which nearly nothing to nine tenths is left when it is compressed. */
-static void make_plain(struct rig *r, uint8_t *plain, uint64_t len, uint64_t cluster)
-{
-	uint64_t noise = rig_rand(r, 2) ? 16 : cluster * (1 + rig_rand(r, 9)) / 10;
-
-	memset(plain, (int)rig_rand(r, 256), cluster);
-	for (uint64_t i = 0; i < cow_min(noise, len); i++)
-		plain[i] = (uint8_t)rig_rand(r, 256);
-	memset(plain + len, 0, cluster - len);
-}
-
-/* One cluster anywhere, in its stored form. Returns the result of the engine. */
-static int put_encoded(struct rig *r)
-{
-	struct cow_image *img = cow_chain_image(r->c, 0);
-	uint64_t cluster = img->block, virt = rig_rand(r, cow_div_up(img->size, cluster)) * cluster;
-	uint64_t len = cow_min(cluster, img->size - virt);
-	uint8_t *plain = r->buf, *stored = r->buf + cluster;
-	size_t n = 0;
-	int rc;
-
-	make_plain(r, plain, len, cluster);
-	rc = img->fmt->encode(img, plain, stored, &n);
-	if (rc == -ENOSPC)
-		return 0;
-	CHECK_EQ(rc, 0);
-	CHECK(n > 0 && n < cluster);
-	model_begin(r->m, cow_sim_log_len(r->sim, RIG_OVER), 0);
-	model_write(r->m, virt, len, plain);
-	rc = cow_chain_pwrite_encoded(r->c, stored, n, virt);
-	model_end(r->m, cow_sim_log_len(r->sim, RIG_OVER), rc == 0);
-	r->failures += rc != 0;
-	return rc;
-}
-
-/* Encoded clusters among other changes. Many flushes: each has few reasons for its order. */
-static void work(struct rig *r, unsigned ops)
-{
-	for (unsigned i = 0; i < ops; i++) {
-		if (rig_rand(r, 3)) {
-			int rc = put_encoded(r);
-
-			if (rc)
-				FAIL("an encoded cluster: %s", strerror(-rc));
-			if (rig_rand(r, 3) == 0)
-				rig_must(r, &(struct rig_op){ .kind = RIG_FLUSH });
-		} else {
-			image_work(r, 1);
-		}
-	}
-}
-
 const struct image_kind image_kind = {
-	.format = "qcow2", .shapes = shapes, .n = COW_ARRAY_SIZE(shapes), .work = work,
+	.format = "qcow2", .shapes = shapes, .n = COW_ARRAY_SIZE(shapes), .work = image_work_encoded,
 };
 
-static void power_cuts(const struct image_shape *s)
-{
-	struct rig r;
-	size_t n;
-
-	image_init(&r, s, test_rand());
-	image_open(&r);
-	work(&r, rig_full() ? 600 : 60);
-	image_close(&r);
-	n = cow_sim_log_len(r.sim, RIG_OVER);
-	for (size_t pos = 0; pos < n; pos++) {
-		/* Just before a sync the most is undecided. */
-		if (!rig_full() && !cow_sim_log_is_sync(r.sim, RIG_OVER, pos))
-			continue;
-		image_cut(&r, s, pos, COW_SIM_PREFIX);
-		for (unsigned i = 0; i < (rig_full() ? 8 : 4); i++)
-			image_cut(&r, s, pos, COW_SIM_RANDOM);
-	}
-	image_cut(&r, s, n, COW_SIM_PREFIX);
-	rig_free(&r);
-}
-
-TEST(power_cuts)
-{
-	for (size_t i = 0; i < COW_ARRAY_SIZE(shapes); i++)
-		power_cuts(&shapes[i]);
-}
+ENCODED_TESTS
 
 /* Clean when it is closed: no leak, no cluster shared by more than say so; and packed. */
 TEST(refcounts_after_a_close)
 {
 	image_no_leaks_after_close(4, 60);
-}
-
-TEST(restartable)
-{
-	image_restartable_map();
-}
-
-/* Any of them may fail; the rest goes on. */
-static void requests(struct rig *r)
-{
-	for (unsigned i = 0; i < 25; i++) {
-		(void)put_encoded(r);
-		if (i % 8 == 7)
-			(void)rig_do(r, &(struct rig_op){ .kind = RIG_FLUSH });
-	}
-}
-
-TEST(failing_disk)
-{
-	uint64_t seed = test_rand();
-
-	cow_log_set_level((enum cow_log_level)0);
-	for (size_t i = 0; i < COW_ARRAY_SIZE(shapes); i++) {
-		for (uint64_t nth = 1; image_fail_nth(&shapes[i], seed, nth, false, requests);
-		     nth += rig_full() ? 1 : 4)
-			;
-	}
-}
-
-/* What is no whole block, or not smaller than one, is no encoded block. */
-TEST(refused)
-{
-	uint8_t some[4096] = { 0 };
-	struct rig r;
-
-	image_init(&r, &shapes[1], 1);
-	image_open(&r);
-	CHECK_EQ(cow_chain_pwrite_encoded(r.c, some, 0, 0), -EINVAL);
-	CHECK_EQ(cow_chain_pwrite_encoded(r.c, some, 4096, 0), -EINVAL);
-	CHECK_EQ(cow_chain_pwrite_encoded(r.c, some, 100, 512), -EINVAL);
-	CHECK_EQ(cow_chain_pwrite_encoded(r.c, some, 100, shapes[1].size), -EINVAL);
-	image_close(&r);
-	CHECK_EQ(cow_sim_log_len(r.sim, RIG_OVER), 0);
-	rig_free(&r);
 }
