@@ -268,6 +268,13 @@ const char *img_file_arg(const char *arg)
 	return arg && strcmp(arg, "-") ? arg : NULL;
 }
 
+bool img_is_blkdev(const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && S_ISBLK(st.st_mode);
+}
+
 int img_put_stream(struct img_progress *p, int fd, const uint8_t *data, size_t len)
 {
 	while (len) {

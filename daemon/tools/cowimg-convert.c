@@ -5,9 +5,7 @@
  */
 #include "cowimg-copy.h"
 
-#include <errno.h>
 #include <getopt.h>
-#include <sys/stat.h>
 
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_FORMAT,
@@ -35,13 +33,6 @@ static const struct cow_cli cli = {
 	.opts = opts,
 };
 
-static bool is_blkdev(const char *path)
-{
-	struct stat st;
-
-	return !stat(path, &st) && S_ISBLK(st.st_mode);
-}
-
 /* What can go through a pipe, and what cannot. */
 static int check_pipes(const struct convert *cv, const struct convert_target *t)
 {
@@ -49,7 +40,7 @@ static int check_pipes(const struct convert *cv, const struct convert_target *t)
 
 	if (!cv->path && strcmp(cv->cmd->format, "raw"))
 		return cow_cli_misuse(&cli, "only a raw image can come through a pipe");
-	if (!cv->path && !raw && is_blkdev(cv->out_path))
+	if (!cv->path && !raw && img_is_blkdev(cv->out_path))
 		return cow_cli_misuse(&cli,
 				      "what comes through a pipe can go to a block device as raw only");
 	if (cv->out_path)
@@ -80,47 +71,6 @@ static int check_args(struct convert *cv, struct convert_target *t, int argc, ch
 	return status ? status : check_pipes(cv, t);
 }
 
-static int parse_source_options(struct img_cmd *cmd, const char *text)
-{
-	struct cow_err err = { 0 };
-	int r;
-
-	if (!cmd->args)
-		cmd->args = cow_args_new();
-	r = cmd->args ? cow_args_parse(cmd->args, text, &err) : -ENOMEM;
-	return r ? cow_cli_misuse(&cli, "--source-options: %s", cow_err_text(&err, r)) : 0;
-}
-
-static int parse(struct convert *cv, struct convert_target *t, int c)
-{
-	switch (c) {
-	case 'O':
-		t->cmd.format = optarg;
-		return 0;
-	case 'o':
-		return img_common_opt(&t->cmd, c);
-	case 'b':
-		t->base = optarg;
-		return 0;
-	case 'F':
-		t->base_format = optarg;
-		return 0;
-	case 'c':
-		cv->compress = true;
-		return 0;
-	case IMG_OPT_SOURCE_OPTIONS:
-		return parse_source_options(cv->cmd, optarg);
-	case IMG_OPT_OVERWRITE:
-		t->overwrite = true;
-		return 0;
-	case IMG_OPT_VERIFY:
-		cv->verify = true;
-		return 0;
-	default:
-		return img_common_opt(cv->cmd, c);
-	}
-}
-
 int cowimg_convert(int argc, char **argv)
 {
 	struct img_cmd cmd = { .cli = &cli };
@@ -129,15 +79,11 @@ int cowimg_convert(int argc, char **argv)
 	int c, status = 0;
 
 	while (!status && (c = cow_cli_next(&cli, argc, argv)) != -1)
-		status = parse(&cv, &t, c);
+		status = convert_opt(&cv, &t, c);
 	if (!status)
 		status = check_args(&cv, &t, argc, argv);
-	if (!status) {
-		t.cmd.n_dirs = cmd.n_dirs;
-		memcpy(t.cmd.backing_dirs, cmd.backing_dirs, sizeof(cmd.backing_dirs));
-		t.cmd.force = cmd.force;
+	if (!status)
 		status = convert_image(&cv, &t);
-	}
 	cow_args_free(t.cmd.args);
 	return img_finish(&cmd, status);
 }

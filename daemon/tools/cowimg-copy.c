@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Copying an image into a new one: what is opened and created, and what is said
- * about it; the data is moved in cowimg-transfer.c. The new image has no name before
- * all of it is there (see cow_image_draft()).
+ * Copying an image, or a range of one, into a new one or into one that is there: what is
+ * opened and created, and what is said about it; the data is moved in cowimg-transfer.c.
+ * A new image has no name before all of it is there (see cow_image_draft()).
  */
 #include "cowimg-copy.h"
 
@@ -40,6 +40,34 @@ static int open_draft(struct convert *cv, const struct convert_target *t, uint64
 	return r ? img_fail(cv->cmd, r, &err) : IMG_OK;
 }
 
+/* Where what is asked for is, and where it goes; all of the source if nothing is said. */
+static int set_range(struct convert *cv)
+{
+	cv->size = cv->source_size;
+	if (!cv->ranged)
+		return IMG_OK;
+	if (cv->from >= cv->source_size)
+		return img_fail_msg(cv->cmd, "%s: ends at %" PRIu64 ", nothing is at offset %" PRIu64,
+				    cv->path, cv->source_size, cv->from);
+	cv->len = cow_min(cv->len, cv->source_size - cv->from);
+	cv->shift = cv->from - cv->begin;
+	if (!cow_add_ok(cv->begin, cv->len, &cv->size))
+		return img_fail_msg(cv->cmd, "%s: offset %" PRIu64 " is too large", cv->out_path,
+				    cv->begin);
+	return IMG_OK;
+}
+
+static int open_out(struct convert *cv, const struct convert_target *t)
+{
+	if (!cv->out_path)
+		return IMG_OK;
+	if (!cv->into)
+		return open_draft(cv, t, cv->size);
+	if (img_open(&t->cmd, cv->out_path, COW_OPEN_WRITE, &cv->out))
+		return IMG_FAILED;
+	return img_in_bounds(cv->cmd, cv->out_path, cv->begin, cv->len, cow_chain_size(cv->out));
+}
+
 /* What the walk and the placing have to know of source and new image. */
 static int study(struct convert *cv)
 {
@@ -48,7 +76,8 @@ static int study(struct convert *cv)
 	unsigned layer;
 	int r;
 
-	cv->size = img ? img->size : cv->source_size;
+	if (img && !cv->ranged)
+		cv->size = img->size;
 	cv->unit = cow_max(PIECE_UNIT, img ? img->granule : 1);
 	cv->shared_from = UINT_MAX;
 	if (!img)
@@ -67,8 +96,8 @@ static int study(struct convert *cv)
 		if (img_same_layers(cv->source, i, cv->out, 1) && !cv->verify)
 			cv->shared_from = i;
 	}
-	r = cow_chain_next_extent(cv->out, 0, 0, cv->size, &e, &layer);
-	cv->blank = !r && e.kind == COW_HOLE && e.len == cv->size;
+	r = cow_chain_next_extent(cv->out, 0, 0, img->size, &e, &layer);
+	cv->blank = !r && e.kind == COW_HOLE && e.len == img->size;
 	return r ? img_fail_msg(cv->cmd, "%s: %s", cv->out_path, strerror(-r)) : IMG_OK;
 }
 
@@ -88,7 +117,7 @@ static int explain(const struct convert *cv, int r)
 	const struct cow_err *err = cv->pieces ? pieces_error(cv->pieces) : NULL;
 	const char *in = cv->path && !cv->gathered ? cv->path : "standard input";
 	const char *out = cv->out_path ? cv->out_path : "standard output";
-	bool file = cv->out && !cow_img_is_blkdev(cow_chain_image(cv->out, 0), 0);
+	bool file = cv->out && !cv->into && !cow_img_is_blkdev(cow_chain_image(cv->out, 0), 0);
 
 	if (err && err->code)
 		return img_fail(cv->cmd, r, err);
@@ -112,7 +141,12 @@ static int report_json(const struct convert *cv, double seconds)
 	if (!kv)
 		return img_fail(cv->cmd, -ENOMEM, NULL);
 	cow_kv_str(kv, "path", cv->out_path);
-	cow_kv_u64(kv, "size", cv->size);
+	if (cv->ranged) {
+		cow_kv_u64(kv, "offset", cv->begin);
+		cow_kv_u64(kv, "length", cv->len);
+	} else {
+		cow_kv_u64(kv, "size", cv->size);
+	}
 	cow_kv_u64(kv, "read_bytes", cv->read_bytes);
 	cow_kv_u64(kv, "written_bytes", cv->written_bytes);
 	cow_kv_u64(kv, "zero_bytes", cv->zero_bytes);
@@ -133,9 +167,15 @@ static int report(const struct convert *cv, double seconds)
 		return report_json(cv, seconds);
 	cow_human_size(cv->written_bytes, written, sizeof(written));
 	cow_human_size(cv->zero_bytes, zero, sizeof(zero));
-	cow_human_size((uint64_t)((double)cv->size / (seconds > 0 ? seconds : 1)), rate, sizeof(rate));
-	printf("Made %s: %" PRIu64 " bytes, %s of data, %s of zeroes, in %.1f s (%s/s)%s\n", cv->out_path,
-	       cv->size, written, zero, seconds, rate, cv->verify ? ", verified" : "");
+	cow_human_size((uint64_t)((double)(cv->size - cv->begin) / (seconds > 0 ? seconds : 1)), rate,
+		       sizeof(rate));
+	if (cv->ranged)
+		printf("Copied %" PRIu64 " bytes to offset %" PRIu64 " of %s: ", cv->len, cv->begin,
+		       cv->out_path);
+	else
+		printf("Made %s: %" PRIu64 " bytes, ", cv->out_path, cv->size);
+	printf("%s of data, %s of zeroes, in %.1f s (%s/s)%s\n", written, zero, seconds, rate,
+	       cv->verify ? ", verified" : "");
 	return IMG_OK;
 }
 
@@ -158,18 +198,27 @@ static int finish(struct convert *cv)
 	if (r)
 		return explain(cv, r);
 	img_progress_tick(&cv->progress, cv->progress.total, cv->progress.total);
-	if (!cv->out)
+	if (!cv->out || cv->into)
 		return IMG_OK;
 	r = cow_image_publish(cv->out, &err);
 	cv->out = NULL;
 	return r ? img_fail(cv->cmd, r, &err) : IMG_OK;
 }
 
-/* From a source that can be read anywhere, into the draft or the pipe. */
+/* Are all units whole granules of @img? */
+static bool whole_granules(const struct convert *cv, const struct cow_image *img)
+{
+	uint64_t end = cv->size == img->size ? 0 : cv->size;
+
+	return !((cv->begin | end) & (img->granule - 1));
+}
+
+/* From a source that can be read anywhere, into the image or the pipe. */
 static int transfer(struct convert *cv, bool with_base)
 {
 	struct pieces_cfg cfg = {
 		.source = &cv->source_cfg,
+		.source_shift = cv->shift,
 		.base = with_base ? &cv->base_cfg : NULL,
 		.unit = cv->unit,
 		.hash = cv->verify,
@@ -181,7 +230,8 @@ static int transfer(struct convert *cv, bool with_base)
 	int r, status;
 
 	/* Nobody has to see the data on its way. */
-	if (img && img->linear && !with_base && !cv->verify && !cow_chain_file(cv->out, 0, &file)) {
+	if (img && img->linear && !with_base && !cv->verify && whole_granules(cv, img) &&
+	    !cow_chain_file(cv->out, 0, &file)) {
 		cfg.out_fd = file.fd;
 		cfg.out_shift = img->linear_shift;
 	}
@@ -189,7 +239,7 @@ static int transfer(struct convert *cv, bool with_base)
 
 	if (r)
 		return img_fail(cv->cmd, r, NULL);
-	cv->progress.total = cv->verify ? 2 * cv->size : cv->size;
+	cv->progress.total = (cv->size - cv->begin) << cv->verify;
 	r = convert_transfer(cv);
 	status = r ? explain(cv, r) : IMG_OK;
 	pieces_stop(cv->pieces);
@@ -205,7 +255,9 @@ static int from_image(struct convert *cv, const struct convert_target *t)
 	if (img_open(cv->cmd, cv->path, 0, &cv->source))
 		return IMG_FAILED;
 	cv->source_size = cow_chain_size(cv->source);
-	status = cv->out_path ? open_draft(cv, t, cv->source_size) : IMG_OK;
+	status = set_range(cv);
+	if (!status)
+		status = open_out(cv, t);
 	if (!status)
 		status = study(cv);
 	if (!status && t->base) {
@@ -249,13 +301,16 @@ static int from_stream(struct convert *cv, const struct convert_target *t, int *
 	return r ? img_fail(cv->cmd, r, NULL) : IMG_OK;
 }
 
-int convert_image(struct convert *cv, const struct convert_target *t)
+int convert_image(struct convert *cv, struct convert_target *t)
 {
 	bool verify = cv->verify, compress = cv->compress;
 	int fd = -1, status = IMG_OK;
 	double start = now();
 	char proc[64];
 
+	t->cmd.n_dirs = cv->cmd->n_dirs;
+	memcpy(t->cmd.backing_dirs, cv->cmd->backing_dirs, sizeof(t->cmd.backing_dirs));
+	t->cmd.force = cv->cmd->force;
 	img_progress_begin(&cv->progress, cv->cmd);
 	if (!cv->path)
 		status = from_stream(cv, t, &fd);
@@ -273,10 +328,55 @@ int convert_image(struct convert *cv, const struct convert_target *t)
 		status = finish(cv);
 	img_progress_end(&cv->progress);
 	status = img_close(cv->cmd, cv->source, cv->path, status);
-	if (cv->out)
+	if (cv->into)
+		status = img_close(cv->cmd, cv->out, cv->out_path, status);
+	else if (cv->out)
 		cow_chain_close(cv->out);
 	if (fd >= 0)
 		close(fd);
 	cow_free(cv->moved);
 	return status ? status : report(cv, now() - start);
+}
+
+/* ---- options ---- */
+
+static int parse_source_options(struct img_cmd *cmd, const char *text)
+{
+	struct cow_err err = { 0 };
+	int r;
+
+	if (!cmd->args)
+		cmd->args = cow_args_new();
+	r = cmd->args ? cow_args_parse(cmd->args, text, &err) : -ENOMEM;
+	return r ? cow_cli_misuse(cmd->cli, "--source-options: %s", cow_err_text(&err, r)) : 0;
+}
+
+int convert_opt(struct convert *cv, struct convert_target *t, int c)
+{
+	switch (c) {
+	case 'O':
+		t->cmd.format = optarg;
+		return 0;
+	case 'o':
+		return img_common_opt(&t->cmd, c);
+	case 'b':
+		t->base = optarg;
+		return 0;
+	case 'F':
+		t->base_format = optarg;
+		return 0;
+	case 'c':
+		cv->compress = true;
+		return 0;
+	case IMG_OPT_SOURCE_OPTIONS:
+		return parse_source_options(cv->cmd, optarg);
+	case IMG_OPT_OVERWRITE:
+		t->overwrite = true;
+		return 0;
+	case IMG_OPT_VERIFY:
+		cv->verify = true;
+		return 0;
+	default:
+		return img_common_opt(cv->cmd, c);
+	}
 }

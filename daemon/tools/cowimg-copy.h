@@ -21,14 +21,19 @@ struct convert {
 	struct img_progress progress;
 	bool verify, compress;
 	bool gathered;			/* @path is what came through a pipe */
+	/* A range alone, to @begin of the new image; clipped at the end of the source. */
+	bool ranged;
+	uint64_t from, len;
+	bool into;			/* OUT is there, and is written into; only with a range */
 
 	struct cow_chain_cfg source_cfg, base_cfg;
 	struct cow_chain *source;	/* its map is read by this one; the workers open their own */
-	struct cow_chain *out;		/* draft; NULL: to standard output */
+	struct cow_chain *out;		/* draft, or what is written into; NULL: to standard output */
 	unsigned shared_from;		/* layers of the source from here on are the new image's base */
 	bool blank;			/* the new image reads as zeroes: those need not be written */
-	uint64_t size;			/* bytes to be made */
+	uint64_t begin, size;		/* bytes of the new image to be made are before @size */
 	uint64_t source_size;
+	uint64_t shift;			/* what goes to @virt is in the source at @virt + this, modulo 2^64 */
 	size_t unit;
 	struct pieces *pieces;
 
@@ -48,8 +53,13 @@ struct convert_target {
 	bool overwrite;
 };
 
-/* All of it; @cv has what the caller asks for. An exit status, failures are explained. */
-int convert_image(struct convert *cv, const struct convert_target *t);
+/* Handles option @c of such a verb. Returns as img_common_opt(). */
+int convert_opt(struct convert *cv, struct convert_target *t, int c);
+/*
+ * All of it; @cv and @t have what the caller asks for, but where bases may be and --force, which
+ * are said once for both. An exit status, failures are explained.
+ */
+int convert_image(struct convert *cv, struct convert_target *t);
 
 /*
  * main() of a program that does nothing but convert, named by @face, from format @from into

@@ -53,7 +53,7 @@ struct offload {
 	const struct pieces_cfg *cfg;
 	struct piece *p;
 	int fd;			/* of the extent's file */
-	struct cow_extent ext;
+	struct cow_extent ext;	/* where the piece counts from */
 };
 
 /* Units [@i, @end), which are in the extent, and hold no stretch that could be zero. */
@@ -94,14 +94,16 @@ static int copy_extent(struct offload *o)
 
 int piece_offload(const struct pieces_cfg *cfg, struct cow_chain *source, struct piece *p)
 {
-	uint64_t end = cow_min(p->virt + p->len, cow_chain_size(source));
+	uint64_t start = p->virt + cfg->source_shift;
+	uint64_t end = cow_min(start + p->len, cow_chain_size(source));
 	struct offload o = { .cfg = cfg, .p = p };
 	struct cow_chain_file file;
 	unsigned layer = 0;
 	int r = 0;
 
-	for (uint64_t virt = p->virt; virt < end && !r; virt += o.ext.len) {
+	for (uint64_t virt = start; virt < end && !r; virt += o.ext.len) {
 		r = cow_chain_stored(source, 0, virt, end - virt, &o.ext, &layer);
+		o.ext.virt -= cfg->source_shift;
 		/* Of a layer's files, cow_chain_file() tells the first. */
 		if (r || o.ext.kind != COW_DATA || o.ext.file ||
 		    cow_chain_file(source, layer, &file) || file.fd < 0)

@@ -89,7 +89,8 @@ static int read_units(struct worker *w, struct piece *p)
 			;
 		len = cow_min(end * unit, p->len) - from;
 		if (p->fate[i] == PIECE_READ) {
-			r = read_clipped(w->source, w->source_size, p->buf + from, p->virt + from, len);
+			r = read_clipped(w->source, w->source_size, p->buf + from,
+					 p->virt + from + w->q->cfg.source_shift, len);
 			p->read_bytes += len;
 		} else if (fill) {
 			memset(p->buf + from, 0, len);

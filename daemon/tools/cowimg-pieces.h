@@ -24,7 +24,7 @@ enum piece_fate {
 };
 
 struct piece {
-	uint64_t virt, len;	/* starts and, but at the end of the image, ends at a unit */
+	uint64_t virt, len;	/* but at the ends of what is copied, starts and ends at a unit */
 	bool zero;		/* all of it, of any length: there is nothing but @virt and @len */
 	uint8_t *fate;		/* enum piece_fate of each unit */
 	uint8_t *buf;		/* what was read; undefined in units that were not */
@@ -38,6 +38,7 @@ struct piece {
 
 struct pieces_cfg {
 	const struct cow_chain_cfg *source;
+	uint64_t source_shift;			/* what is to be at @virt is in the source at @virt + this, modulo 2^64 */
 	const struct cow_chain_cfg *base;	/* NULL: units are not compared */
 	size_t unit;				/* divides PIECE_BYTES, or is more */
 	bool hash;				/* of all bytes, XXH3 */

@@ -39,18 +39,19 @@ static int remember(struct convert *cv, const struct moved *m)
 
 /* ---- the walk ---- */
 
-/* What is known of the source at @virt, and how far it goes. */
+/* What is known of the source for @virt, and how far it goes. */
 static int look(struct convert *cv, uint64_t virt, enum piece_fate *fate, uint64_t *ret_end)
 {
+	uint64_t at = virt + cv->shift;
 	struct cow_extent *e = &cv->ext;
 	int r;
 
 	*fate = PIECE_ZERO;
 	*ret_end = cv->size;
-	if (virt >= cv->source_size)
+	if (at >= cv->source_size)
 		return 0;
-	if (!e->len || virt - e->virt >= e->len) {
-		r = cow_chain_next_extent(cv->source, 0, virt, cv->source_size, e, &cv->ext_layer);
+	if (!e->len || at - e->virt >= e->len) {
+		r = cow_chain_next_extent(cv->source, 0, at, cv->source_size, e, &cv->ext_layer);
 		if (r) {
 			e->len = 0;
 			return r;
@@ -60,10 +61,9 @@ static int look(struct convert *cv, uint64_t virt, enum piece_fate *fate, uint64
 		*fate = PIECE_SAME;
 	else if (e->kind == COW_DATA || e->kind == COW_ENCODED)
 		*fate = PIECE_READ;
-	*ret_end = e->virt + e->len;
 	/* Behind the end of the source there are zeroes; so there are in a hole before. */
-	if (*fate == PIECE_ZERO && *ret_end == cv->source_size)
-		*ret_end = cv->size;
+	if (*fate != PIECE_ZERO || e->virt + e->len != cv->source_size)
+		*ret_end = cow_min(e->virt + e->len - cv->shift, cv->size);
 	return 0;
 }
 
@@ -131,6 +131,12 @@ static int plan_piece(struct convert *cv, struct piece *p, uint64_t virt)
 
 /* ---- placing ---- */
 
+/* Everything before @virt is done. True: stop. */
+static bool tick(struct convert *cv, uint64_t virt)
+{
+	return img_progress_tick(&cv->progress, virt - cv->begin, cv->progress.total);
+}
+
 static int put_zero_stream(struct convert *cv, uint64_t len)
 {
 	static const uint8_t zeroes[PIECE_UNIT];
@@ -166,7 +172,7 @@ static int put_zero(struct convert *cv, uint64_t virt, uint64_t len)
 		e.len = cow_min(e.len, IMG_CLEAR_STEP);
 		if (e.kind != COW_HOLE)
 			r = cow_chain_zero(cv->out, virt, e.len);
-		if (!r && img_progress_tick(&cv->progress, virt, cv->progress.total))
+		if (!r && tick(cv, virt))
 			r = -ECANCELED;
 	}
 	return r;
@@ -258,7 +264,7 @@ static int finish_oldest(struct convert *cv, bool *ret_any)
 	cv->virt = p->virt;
 	cv->reading = p->result && !p->placing;
 	r = p->result ? p->result : place(cv, p);
-	if (!r && img_progress_tick(&cv->progress, p->virt + p->len, cv->progress.total))
+	if (!r && tick(cv, p->virt + p->len))
 		r = -ECANCELED;
 	pieces_release(cv->pieces);
 	return r;
@@ -266,7 +272,7 @@ static int finish_oldest(struct convert *cv, bool *ret_any)
 
 int convert_transfer(struct convert *cv)
 {
-	uint64_t virt = 0;
+	uint64_t virt = cv->begin;
 	struct piece *p;
 	bool any = true;
 	int r = 0;

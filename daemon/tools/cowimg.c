@@ -18,6 +18,7 @@ static const struct {
 	{ "compare", cowimg_compare, "tell whether two images read the same" },
 	{ "convert", cowimg_convert, "copy an image into a new one, of any format" },
 	{ "create", cowimg_create, "make an image" },
+	{ "dd", cowimg_dd, "copy a range of an image into another" },
 	{ "diff", cowimg_diff, "list the ranges in which two images differ" },
 	{ "discard", cowimg_discard, "give a range's space back; it reads as zeroes" },
 	{ "info", cowimg_info, "show what an image is" },

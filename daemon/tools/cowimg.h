@@ -137,6 +137,7 @@ int img_get_stream(struct img_progress *p, int fd, uint8_t *buf, size_t want, si
 
 /* NULL for "-": standard input or output. */
 const char *img_file_arg(const char *arg);
+bool img_is_blkdev(const char *path);
 /* "7", "0x41": a byte value, else IMG_MISUSE after a sentence. */
 int img_pattern_arg(const struct img_cmd *cmd, const char *text, int *ret);
 
@@ -207,6 +208,7 @@ int cowimg_commit(int argc, char **argv);
 int cowimg_compare(int argc, char **argv);
 int cowimg_convert(int argc, char **argv);
 int cowimg_create(int argc, char **argv);
+int cowimg_dd(int argc, char **argv);
 int cowimg_diff(int argc, char **argv);
 int cowimg_discard(int argc, char **argv);
 int cowimg_info(int argc, char **argv);
