@@ -9,6 +9,10 @@
  *	   low, put COPIED flags right, lower refcounts that are too high
  *	4. the marks "dirty" and "corrupt" go when nothing is left
  *
+ * Step 1 reads all L2 tables, and counts the first window by the way. Of most images that
+ * is all there is; and where it met no cluster twice and no flag that was missing, all
+ * flags are right, and the tables need not be read again for them.
+ *
  * Each step is synced before the next, so that an interrupted repair leaves no
  * refcount lower than it was. Memory: 68 MiB for a window, and 16 bytes for
  * each cluster of metadata. What entries point to is never changed.
@@ -32,7 +36,7 @@ struct check {
 	bool repair;
 	uint64_t left;			/* corruptions that were not repaired */
 
-	void (*ref)(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind);
+	void (*outside)(struct check *ck, uint64_t cluster, enum kind kind);	/* NULL: nothing to do */
 	bool deep;			/* look into L2 tables */
 	bool report;			/* tell what is wrong with entries: in one walk only */
 
@@ -46,6 +50,10 @@ struct check {
 	uint16_t *counts;		/* of the window [base, base + n) */
 	uint8_t *high;			/* a bit each: the refcount is higher than that */
 	uint64_t base, n;
+	bool counted;			/* the window of step 1 is still true */
+	bool twice;			/* a cluster of the window is referred to more than once */
+	bool uncopied;			/* there are entries without their COPIED flag, or damaged ones */
+	bool any_high;			/* of the window */
 	uint8_t *l2, *block;		/* a cluster each */
 	bool no_memory;
 };
@@ -53,6 +61,7 @@ struct check {
 /* A corruption that no repair of ours puts right. */
 static void bad_entry(struct check *ck, const char *what, uint64_t where)
 {
+	ck->uncopied = true;
 	if (!ck->report)
 		return;
 	ck->rep->corruptions++;
@@ -67,12 +76,25 @@ static int read_failed(struct check *ck, int rc, const char *what)
 
 /* ---- the walk: every reference to a host cluster ---- */
 
+/* Counts what lies in the window, and tells of the rest. */
+static void ref_cluster(struct check *ck, uint64_t cluster, enum kind kind)
+{
+	if (cluster - ck->base < ck->n) {
+		uint16_t *counter = &ck->counts[cluster - ck->base];
+
+		ck->twice |= *counter != 0;
+		*counter = (uint16_t)(*counter + (*counter < COUNT_MAX));
+	} else if (ck->outside) {
+		ck->outside(ck, cluster, kind);
+	}
+}
+
 static void ref_bytes(struct check *ck, uint64_t off, uint64_t bytes, enum kind kind)
 {
 	uint64_t first = off >> ck->q->cluster_bits;
 
-	if (bytes)
-		ck->ref(ck, first, ((off + bytes - 1) >> ck->q->cluster_bits) - first + 1, kind);
+	for (uint64_t c = first; bytes && c <= (off + bytes - 1) >> ck->q->cluster_bits; c++)
+		ref_cluster(ck, c, kind);
 }
 
 static bool bitmap_ok(uint64_t e, uint64_t bitmap)
@@ -100,7 +122,7 @@ static void walk_external(struct check *ck, const uint8_t *p, uint64_t virt)
 static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool active)
 {
 	const struct qcow2 *q = ck->q;
-	uint64_t e = cow_get_be64(p), off = e & QCOW2_OFFSET_MASK, bytes = q->cluster;
+	uint64_t e = cow_get_be64(p), off = e & QCOW2_OFFSET_MASK, bytes;
 
 	if (qcow2_external(q)) {
 		walk_external(ck, p, virt);
@@ -113,16 +135,19 @@ static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool a
 			bad_entry(ck, "L2 entry of byte", virt);
 			return;
 		}
+		ref_bytes(ck, off, bytes, KIND_DATA);
 	} else if ((off & (q->cluster - 1)) || ((e & QCOW2_ZERO) && q->version < 3) ||
 		   (q->extl2 && !bitmap_ok(e, cow_get_be64(p + 8)))) {
 		bad_entry(ck, "L2 entry of byte", virt);
 		return;
-	} else if (off == 0) {
+	} else if (off) {
+		ck->uncopied |= active && !(e & QCOW2_COPIED);
+		ref_cluster(ck, off >> q->cluster_bits, KIND_DATA);
+	} else {
 		return;
 	}
 	if (active && ck->report)
 		ck->rep->data_bytes += q->cluster;
-	ref_bytes(ck, off, bytes, KIND_DATA);
 }
 
 static int walk_l2(struct check *ck, uint64_t off, uint64_t virt, bool active)
@@ -132,8 +157,12 @@ static int walk_l2(struct check *ck, uint64_t off, uint64_t virt, bool active)
 
 	if (rc)
 		return read_failed(ck, rc, "L2 table");
-	for (uint64_t i = 0; i < 1ULL << q->l2_bits; i++)
-		walk_entry(ck, ck->l2 + i * q->entry_bytes, virt + (i << q->cluster_bits), active);
+	for (uint64_t i = 0; i < 1ULL << q->l2_bits; i++) {
+		const uint8_t *p = ck->l2 + i * q->entry_bytes;
+
+		if (cow_get_be64(p) || q->extl2)
+			walk_entry(ck, p, virt + (i << q->cluster_bits), active);
+	}
 	return 0;
 }
 
@@ -158,6 +187,7 @@ static int walk_l1(struct check *ck, uint64_t l1_off, uint64_t l1_size, bool act
 				bad_entry(ck, "L1 entry", at + i);
 				continue;
 			}
+			ck->uncopied |= active && !(be64toh(buf[i]) & QCOW2_COPIED);
 			ref_bytes(ck, off, ck->q->cluster, KIND_META);
 			if (ck->deep)
 				rc = walk_l2(ck, off, (at + i) * qcow2_l1_span(ck->q), active);
@@ -227,14 +257,14 @@ static int walk_bitmaps(struct check *ck)
 	return rc ? read_failed(ck, rc, "bitmap table") : 0;
 }
 
-/* Calls ck->ref for everything. */
+/* Everything that is referred to. */
 static int walk(struct check *ck)
 {
 	const struct qcow2 *q = ck->q;
 	uint64_t bytes;
 	int rc;
 
-	ck->ref(ck, 0, 1, KIND_META);
+	ref_cluster(ck, 0, KIND_META);
 	ref_bytes(ck, q->reftable_off, (uint64_t)q->reftable_clusters << q->cluster_bits, KIND_META);
 	for (uint64_t i = 0; i < ck->reftable_n; i++) {
 		if (ck->reftable[i])
@@ -250,51 +280,106 @@ static int walk(struct check *ck)
 
 /* ---- 1: where metadata lies ---- */
 
-static void collect_meta(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind)
+/* Without a window. */
+static void collect_meta(struct check *ck, uint64_t cluster, enum kind kind)
 {
 	if (kind != KIND_META)
 		return;
-	for (uint64_t i = 0; i < n; i++) {
-		if (qcow2_set_room(&ck->meta, 1) || qcow2_set_room(&ck->multi, 1)) {
-			ck->no_memory = true;
-			return;
-		}
-		if (!qcow2_set_add(&ck->meta, cluster + i))
-			qcow2_set_add(&ck->multi, cluster + i);
-	}
+	if (qcow2_set_room(&ck->meta, 1) || qcow2_set_room(&ck->multi, 1))
+		ck->no_memory = true;
+	else if (!qcow2_set_add(&ck->meta, cluster))
+		qcow2_set_add(&ck->multi, cluster);
 }
 
-static void collect_rest(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind)
+/* Behind the first window. */
+static void collect_far(struct check *ck, uint64_t cluster, enum kind kind)
 {
 	uint64_t per = qcow2_ref_per_block(ck->q);
 
-	for (uint64_t c = cluster; c < cluster + n; c++) {
-		if (c / per >= ck->reftable_n) {
-			ck->beyond++;
+	if (cluster / per >= ck->reftable_n) {
+		ck->beyond++;
+		return;
+	}
+	ck->wanted[cluster / per] = 1;
+	ck->top = cow_max(ck->top, cluster + 1);
+	if (kind != KIND_DATA || !qcow2_set_has(&ck->meta, cluster))
+		return;
+	if (qcow2_set_room(&ck->multi, 1))
+		ck->no_memory = true;
+	else
+		qcow2_set_add(&ck->multi, cluster);
+}
+
+/* What the counters of the first window tell: where refcount blocks are needed, what lies on metadata. */
+static int collect_counted(struct check *ck)
+{
+	uint64_t per = qcow2_ref_per_block(ck->q), end;
+
+	for (uint64_t from = 0; from < ck->n; from += per) {
+		for (end = from + per; end > from && !ck->counts[end - 1]; end--)
+			;
+		if (end == from)
 			continue;
-		}
-		ck->wanted[c / per] = 1;
-		ck->top = cow_max(ck->top, c + 1);
-		if (kind != KIND_DATA || !qcow2_set_has(&ck->meta, c))
+		ck->wanted[from / per] = 1;
+		ck->top = cow_max(ck->top, end);
+	}
+	for (size_t i = 0; i < ck->meta.cap && ck->twice; i++) {
+		uint64_t c = ck->meta.slots[i] - 1;
+
+		if (!ck->meta.slots[i] || c >= ck->n || ck->counts[c] < 2)
 			continue;
 		if (qcow2_set_room(&ck->multi, 1))
-			ck->no_memory = true;
-		else
-			qcow2_set_add(&ck->multi, c);
+			return -ENOMEM;
+		qcow2_set_add(&ck->multi, c);
 	}
+	ck->counted = true;
+	return 0;
+}
+
+/* Counters for @n clusters, all 0. */
+static int make_window(struct check *ck, uint64_t n)
+{
+	cow_free(ck->counts);
+	cow_free(ck->high);
+	ck->counts = cow_zalloc(n * sizeof(*ck->counts));
+	ck->high = cow_zalloc(n / 8 + 1);
+	ck->n = n;
+	ck->counted = false;
+	return ck->counts && ck->high ? 0 : read_failed(ck, -ENOMEM, "check");
+}
+
+/* Clusters of a window, whole refcount blocks. */
+static uint64_t window_size(const struct check *ck)
+{
+	uint64_t per = qcow2_ref_per_block(ck->q);
+
+	return cow_max(WINDOW_CLUSTERS / per, 1) * per;
+}
+
+/* The first window, as far as the file goes. */
+static int first_window(struct check *ck)
+{
+	uint64_t per = qcow2_ref_per_block(ck->q);
+	uint64_t there = cow_div_up(cow_img_file_size(ck->img, 0), per << ck->q->cluster_bits);
+
+	return make_window(ck, cow_min(window_size(ck), cow_min(there, ck->reftable_n) * per));
 }
 
 static int collect(struct check *ck)
 {
 	int rc;
 
-	ck->ref = collect_meta;
+	ck->outside = collect_meta;
 	rc = walk(ck);
-	ck->ref = collect_rest;
+	ck->outside = collect_far;
 	ck->deep = ck->report = true;
+	if (rc == 0)
+		rc = first_window(ck);
 	if (rc == 0)
 		rc = walk(ck);
 	ck->report = false;
+	if (rc == 0 && collect_counted(ck))
+		ck->no_memory = true;
 	if (rc == 0 && ck->no_memory)
 		rc = read_failed(ck, -ENOMEM, "check");
 	if (rc == 0 && ck->beyond) {
@@ -368,6 +453,7 @@ static int new_refblock(struct check *ck, uint64_t i)
 	if (rc == 0)
 		rc = cow_img_sync(ck->img, 0);
 	ck->reftable[i] = cluster << q->cluster_bits;
+	ck->counted = false;
 	if (rc == 0)
 		rc = write_reftable_entry(ck, i);
 	if (rc)
@@ -394,6 +480,7 @@ static int fix_refblocks(struct check *ck)
 			       "refcount block %llu lies upon something else",
 			       (unsigned long long)i);
 		ck->reftable[i] = 0;
+		ck->counted = false;
 		ck->wanted[i] = 1;
 	}
 	for (uint64_t i = 0; i < ck->reftable_n; i++) {
@@ -418,14 +505,6 @@ static int fix_refblocks(struct check *ck)
 
 /* ---- 3: refcounts and flags, window by window ---- */
 
-static void count(struct check *ck, uint64_t cluster, uint64_t n, enum kind kind)
-{
-	(void)kind;
-	for (uint64_t c = cow_max(cluster, ck->base); c < cluster + n && c < ck->base + ck->n; c++)
-		ck->counts[c - ck->base] = (uint16_t)(ck->counts[c - ck->base] +
-						      (ck->counts[c - ck->base] < COUNT_MAX));
-}
-
 enum phase { RAISE, LOWER };
 
 /* One refcount. True: it was changed in ck->block. */
@@ -438,6 +517,7 @@ static bool compare_one(struct check *ck, uint64_t cluster, uint64_t index, enum
 
 	if (want == COUNT_MAX && is > want)
 		want = is;
+	ck->any_high |= is > want;
 	if (is > want && cluster - ck->base < ck->n)
 		ck->high[(cluster - ck->base) / 8] |= (uint8_t)(1u << (cluster - ck->base) % 8);
 	if (phase == RAISE ? is >= want : is <= want)
@@ -467,6 +547,19 @@ static bool compare_word(struct check *ck, uint64_t cluster, uint64_t index, uin
 	return changed;
 }
 
+/* Are all of a block's refcounts what was counted? Only of the usual width, 16 bits: false else. */
+static bool all_equal(const struct check *ck, uint64_t cluster, uint64_t per)
+{
+	const uint16_t *counts = ck->counts + (cluster - ck->base);
+	uint16_t differ = 0;
+
+	if (ck->q->refcount_order != 4 || cluster - ck->base + per > ck->n)
+		return false;
+	for (uint64_t k = 0; k < per; k++)
+		differ |= cow_get_be16(ck->block + 2 * k) ^ counts[k];
+	return !differ;
+}
+
 static int compare(struct check *ck, enum phase phase)
 {
 	struct qcow2 *q = ck->q;
@@ -474,12 +567,13 @@ static int compare(struct check *ck, enum phase phase)
 	int rc = 0;
 
 	for (uint64_t i = ck->base / per; i < ck->reftable_n && i * per < ck->base + ck->n && rc == 0; i++) {
-		bool changed = false;
+		bool changed = false, equal;
 
 		if (!ck->reftable[i])
 			continue;
 		rc = cow_img_pread(ck->img, 0, ck->block, q->cluster, ck->reftable[i]);
-		for (uint64_t k = 0; k < per && rc == 0; k += word)
+		equal = rc == 0 && all_equal(ck, i * per, per);
+		for (uint64_t k = 0; k < per && rc == 0 && !equal; k += word)
 			changed |= compare_word(ck, i * per + k, k, word, phase);
 		if (phase == RAISE)
 			ck->rep->blocks_checked += per;
@@ -570,33 +664,46 @@ static bool window_used(const struct check *ck, uint64_t per)
 	return false;
 }
 
+static int count_window(struct check *ck)
+{
+	if (ck->counted)
+		return 0;
+	memset(ck->counts, 0, ck->n * sizeof(*ck->counts));
+	ck->twice = false;
+	return walk(ck);
+}
+
+static int window(struct check *ck)
+{
+	int rc = count_window(ck);
+
+	ck->any_high = false;
+	memset(ck->high, 0, ck->n / 8 + 1);
+	if (rc == 0)
+		rc = compare(ck, RAISE);
+	if (rc == 0 && (ck->twice || ck->uncopied))
+		rc = flags(ck);
+	if (rc == 0 && ck->any_high)
+		rc = compare(ck, LOWER);
+	return rc;
+}
+
 static int windows(struct check *ck)
 {
-	uint64_t per = qcow2_ref_per_block(ck->q), end = ck->reftable_n;
-	uint64_t size = cow_max(WINDOW_CLUSTERS / per, 1) * per;
+	uint64_t per = qcow2_ref_per_block(ck->q), end = ck->reftable_n, size = window_size(ck);
 	int rc = 0;
 
 	while (end > 0 && !ck->reftable[end - 1] && !ck->wanted[end - 1])
 		end--;
 	end *= per;
-	ck->counts = cow_zalloc(cow_min(size, end) * sizeof(*ck->counts));
-	ck->high = cow_zalloc(cow_min(size, end) / 8 + 1);
-	if (!ck->counts || !ck->high)
-		return read_failed(ck, -ENOMEM, "check");
-	ck->ref = count;
+	if (cow_min(size, end) > ck->n)
+		rc = make_window(ck, cow_min(size, end));
+	ck->outside = NULL;
 	for (ck->base = 0; ck->base < end && rc == 0; ck->base += size) {
 		ck->n = cow_min(size, end - ck->base);
-		if (!window_used(ck, per))
-			continue;
-		memset(ck->counts, 0, ck->n * sizeof(*ck->counts));
-		memset(ck->high, 0, ck->n / 8 + 1);
-		rc = walk(ck);
-		if (rc == 0)
-			rc = compare(ck, RAISE);
-		if (rc == 0)
-			rc = flags(ck);
-		if (rc == 0)
-			rc = compare(ck, LOWER);
+		if (window_used(ck, per))
+			rc = window(ck);
+		ck->counted = false;
 	}
 	return rc;
 }
