@@ -157,6 +157,43 @@ head -c 300000 piece >want.raw
 truncate -s 4M want.raw
 both_read r.qcow2 want.raw
 
+subtest wrong flags, and clusters referred to twice, are repaired
+entries() {	# IMAGE CHANGE: of l1 and l2, the first tables as lists
+	python3 - "$@" <<'END'
+import struct, sys
+with open(sys.argv[1], 'r+b') as f:
+    def table(off, fmt, new=None):
+        f.seek(off)
+        if new is None:
+            return list(struct.unpack(fmt, f.read(struct.calcsize(fmt))))
+        f.write(struct.pack(fmt, *new))
+    f.seek(40)
+    l1_off = struct.unpack('>Q', f.read(8))[0]
+    l1 = table(l1_off, '>2Q')
+    l2_off = l1[0] & (1 << 56) - 512
+    l2 = table(l2_off, '>512Q')
+    exec(sys.argv[2])
+    table(l1_off, '>2Q', l1)
+    table(l2_off, '>512Q', l2)
+END
+}
+damaged() {	# CHANGE: of the sound image, which check sees
+	cp sound.qcow2 r.qcow2
+	entries r.qcow2 "$1"
+	status=0
+	cowimg check -q -f qcow2 r.qcow2 || status=$?
+	[ $status = 2 ] || fail "$1: status $status"
+}
+cp r.qcow2 sound.qcow2
+for change in 'l2[3] ^= 1 << 63' 'l1[0] ^= 1 << 63' 'l2[5] = l2[4]'; do
+	damaged "$change"
+	cowimg check -q -f qcow2 -r all r.qcow2 || fail "$change: not repaired"
+	both_clean r.qcow2
+done
+damaged 'l2[6] = l1[0]'			# data upon a table
+damaged 'l2[511] = 1 << 63 | 7 << 40'	# behind all that refcounts can be told of
+cowimg check -q -f qcow2 sound.qcow2
+
 subtest bitmaps are declared stale
 qemu-img create -q -f qcow2 b.qcow2 2M
 qemu-img bitmap --add b.qcow2 bits
