@@ -13,7 +13,7 @@
  *	    1 MiB after the other, direct; -B: buffered, the whole file, once
  *   client start TIMEOUT_MS FILE SIZE CMD...
  *	    runs CMD, which goes on running; time until FILE has SIZE bytes and 4 KiB of it are read
- *   client run   CMD...		time from start to end of CMD
+ *   client run   CMD...		time from start to end of CMD, and the most memory that it had
  *
  * Prints one line of JSON. Exit status 1 and a sentence when anything fails.
  */
@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -386,14 +387,15 @@ static int cmd_run(char **argv)
 {
 	uint64_t t = now_ns();
 	pid_t pid = spawn(argv);
+	struct rusage used;
 	int status;
 
-	if (waitpid(pid, &status, 0) != pid || status) {
+	if (wait4(pid, &status, 0, &used) != pid || status) {
 		errno = ECHILD;
 		die(argv[0]);
 	}
 	t = now_ns() - t;
-	printf("{\"ns\": %" PRIu64 "}\n", t);
+	printf("{\"ns\": %" PRIu64 ", \"rss_kib\": %ld}\n", t, used.ru_maxrss);
 	return 0;
 }
 
