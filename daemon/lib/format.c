@@ -57,6 +57,8 @@ static const char *missing_member(const struct cow_format *f)
 		return "encode or put_encoded";
 	if (!f->snapshot != !f->snapshots)
 		return "snapshot or snapshots";
+	if (!f->bitmaps != !f->bitmap_ranges)
+		return "bitmaps or bitmap_ranges";
 	return NULL;
 }
 
@@ -220,4 +222,14 @@ void cow_report_say(struct cow_report *rep, bool repaired, const char *fmt, ...)
 	if (repaired && len > 0 && (size_t)len < sizeof(text))
 		snprintf(text + len, sizeof(text) - (size_t)len, " (repaired)");
 	rep->say(rep, text);
+}
+
+void cow_bitmap_kv(const struct cow_bitmap *b, struct cow_kv *kv)
+{
+	cow_kv_str(kv, "name", b->name);
+	cow_kv_u64(kv, "granularity", b->granularity);
+	cow_kv_str(kv, "type", b->type);
+	cow_kv_bool(kv, "enabled", b->enabled);
+	cow_kv_bool(kv, "in_use", b->in_use);
+	cow_kv_str(kv, "state", b->state);
 }

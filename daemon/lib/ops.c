@@ -386,6 +386,34 @@ int cow_chain_snapshots(struct cow_chain *c, int (*fn)(void *, const struct cow_
 	return rc ? rc : img->fmt->snapshots(img, fn, opaque, err);
 }
 
+static int need_bitmaps(const struct cow_image *img, struct cow_err *err)
+{
+	if (img->fmt->bitmaps)
+		return 0;
+	return cow_err_set(err, -EOPNOTSUPP, "%s: format %s has no bitmaps inside an image", img->path,
+			   img->fmt->name);
+}
+
+int cow_chain_bitmaps(struct cow_chain *c, int (*fn)(void *, const struct cow_bitmap *), void *opaque,
+		      struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	int rc = need_bitmaps(img, err);
+
+	chain_assert_thread(c);
+	return rc ? rc : img->fmt->bitmaps(img, fn, opaque, err);
+}
+
+int cow_chain_bitmap_ranges(struct cow_chain *c, const char *name, int (*fn)(void *, uint64_t, uint64_t),
+			    void *opaque, struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0].img;
+	int rc = need_bitmaps(img, err);
+
+	chain_assert_thread(c);
+	return rc ? rc : img->fmt->bitmap_ranges(img, name, fn, opaque, err);
+}
+
 /*
  * How @base is recorded in an image in @dir: relative when it lies below, so
  * that the pair can be moved together; absolute otherwise.

@@ -191,6 +191,12 @@ int img_operands(struct img_cmd *cmd, int argc, char **argv, const char *const *
 	return 0;
 }
 
+void img_print_name(const char *name)
+{
+	for (; *name; name++)
+		putchar((unsigned char)*name < ' ' || *name == 0x7f ? '?' : *name);
+}
+
 /* The best answer of the installed formats to @path's first bytes. */
 const char *img_looks_like(const char *path)
 {

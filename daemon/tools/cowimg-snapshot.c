@@ -44,13 +44,6 @@ static int list_json(void *opaque, const struct cow_snapshot *s)
 	return 0;
 }
 
-/* A name comes from the image, and must not forge a line. */
-static void print_name(const char *name)
-{
-	for (; *name; name++)
-		putchar((unsigned char)*name < ' ' || *name == 0x7f ? '?' : *name);
-}
-
 static int list_human(void *opaque, const struct cow_snapshot *s)
 {
 	time_t when = (time_t)s->date_sec;
@@ -63,11 +56,11 @@ static int list_human(void *opaque, const struct cow_snapshot *s)
 	*any = true;
 	if (localtime_r(&when, &tm))
 		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
-	print_name(s->id);
+	img_print_name(s->id);
 	for (size_t n = strlen(s->id); n < 6; n++)
 		putchar(' ');
 	printf(" %-19s %15" PRIu64 " %15" PRIu64 "  ", date, s->size, s->vm_state_bytes);
-	print_name(s->name);
+	img_print_name(s->name);
 	putchar('\n');
 	return 0;
 }

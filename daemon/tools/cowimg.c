@@ -13,6 +13,7 @@ static const struct {
 	const char *summary;
 } verbs[] = {
 	{ "bench", cowimg_bench, "tell how fast an image answers requests" },
+	{ "bitmap", cowimg_bitmap, "list and handle the bitmaps of changes inside an image" },
 	{ "check", cowimg_check, "examine an image, and repair it" },
 	{ "commit", cowimg_commit, "write an overlay's data into its base" },
 	{ "compare", cowimg_compare, "tell whether two images read the same" },

@@ -123,6 +123,8 @@ int img_close(const struct img_cmd *cmd, struct cow_chain *c, const char *path, 
 /* [off, off + len) lies inside @size, else IMG_FAILED and a sentence. */
 int img_in_bounds(const struct img_cmd *cmd, const char *path, uint64_t off, uint64_t len,
 		  uint64_t size);
+/* A name that comes from an image, on standard output: it must not forge a line. */
+void img_print_name(const char *name);
 /* A guess at what @path is, from its first bytes, for messages; NULL: none. */
 const char *img_looks_like(const char *path);
 
@@ -203,6 +205,7 @@ int img_clear_main(const struct cow_cli *verb, bool discard, int argc, char **ar
 /* ---- the verbs as commands: argv[0] is the verb ---- */
 
 int cowimg_bench(int argc, char **argv);
+int cowimg_bitmap(int argc, char **argv);
 int cowimg_check(int argc, char **argv);
 int cowimg_commit(int argc, char **argv);
 int cowimg_compare(int argc, char **argv);

@@ -24,7 +24,6 @@
 
 #define WINDOW_CLUSTERS	(32u << 20)	/* 2 TiB of clusters of 64 KiB */
 #define COUNT_MAX	UINT16_MAX	/* counters stop there: as many snapshots there can be */
-#define BITMAPTABLE_MAX	COW_MIB(64)
 
 enum kind { KIND_META, KIND_DATA };
 
@@ -204,21 +203,24 @@ static int walk_snapshot(void *opaque, const struct qcow2_snap *s)
 	return walk_l1(opaque, s->l1_off, s->l1_size, false);
 }
 
-static int walk_bitmap(struct check *ck, uint64_t off, uint64_t entries)
+static int walk_bitmap(void *opaque, const struct qcow2_bitmap *b)
 {
-	uint64_t buf[512];
+	struct check *ck = opaque;
+	uint64_t buf[512], off = b->table_off;
 	int rc = 0;
 
-	if (!qcow2_host_ok(ck->q, off) || entries > BITMAPTABLE_MAX / 8) {
+	if (!qcow2_host_ok(ck->q, off) || b->table_n > QCOW2_BITMAP_TABLE_MAX / 8) {
 		bad_entry(ck, "bitmap table at", off);
 		return 0;
 	}
-	ref_bytes(ck, off, entries * 8, KIND_META);
-	for (uint64_t at = 0; at < entries && rc == 0; at += COW_ARRAY_SIZE(buf)) {
-		uint64_t n = cow_min(COW_ARRAY_SIZE(buf), entries - at);
+	ref_bytes(ck, off, b->table_n * 8ULL, KIND_META);
+	for (uint64_t at = 0; at < b->table_n && rc == 0; at += COW_ARRAY_SIZE(buf)) {
+		uint64_t n = cow_min(COW_ARRAY_SIZE(buf), b->table_n - at);
 
 		rc = cow_img_pread(ck->img, 0, buf, n * 8, off + at * 8);
-		for (uint64_t i = 0; i < n && rc == 0; i++) {
+		if (rc)
+			return read_failed(ck, rc, "bitmap table");
+		for (uint64_t i = 0; i < n; i++) {
 			uint64_t host = be64toh(buf[i]) & QCOW2_OFFSET_MASK;
 
 			if (host & (ck->q->cluster - 1))
@@ -227,34 +229,23 @@ static int walk_bitmap(struct check *ck, uint64_t off, uint64_t entries)
 				ref_bytes(ck, host, ck->q->cluster, KIND_DATA);
 		}
 	}
-	return rc;
+	return 0;
 }
 
 static int walk_bitmaps(struct check *ck)
 {
 	const struct qcow2 *q = ck->q;
-	uint8_t *dir COW_CLEANUP_FREE = q->nb_bitmaps ? cow_zalloc(q->bitmapdir_bytes) : NULL;
-	uint64_t at = 0;
-	int rc = 0;
+	struct cow_err err = { 0 };
+	int rc;
 
 	if (q->nb_bitmaps == 0)
 		return 0;
-	rc = dir ? cow_img_pread(ck->img, 0, dir, q->bitmapdir_bytes, q->bitmapdir_off) : -ENOMEM;
-	if (rc)
-		return read_failed(ck, rc, "bitmap directory");
 	ref_bytes(ck, q->bitmapdir_off, q->bitmapdir_bytes, KIND_META);
-	for (uint32_t i = 0; i < q->nb_bitmaps && rc == 0; i++) {
-		const uint8_t *e = dir + at;
-
-		if (q->bitmapdir_bytes - at < 24) {
-			bad_entry(ck, "bitmap directory entry", i);
-			return 0;
-		}
-		rc = walk_bitmap(ck, cow_get_be64(e), cow_get_be32(e + 8));
-		at += cow_round_up(24ULL + cow_get_be16(e + 18) + cow_get_be32(e + 20), 8);
-		at = cow_min(at, q->bitmapdir_bytes);
-	}
-	return rc ? read_failed(ck, rc, "bitmap table") : 0;
+	rc = qcow2_bitmaps_walk(ck->img, q, walk_bitmap, ck, &err);
+	if (rc != -EUCLEAN)
+		return rc ? cow_err_set(ck->err, rc, "%s", cow_err_text(&err, rc)) : 0;
+	bad_entry(ck, "bitmap directory at", q->bitmapdir_off);
+	return 0;
 }
 
 /* Everything that is referred to. */

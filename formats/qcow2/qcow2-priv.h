@@ -106,6 +106,25 @@ struct qcow2_snap {
 	char id[64], name[256];		/* cut off where longer */
 };
 
+enum qcow2_bitmap_state {
+	QCOW2_BITMAP_GOOD,		/* stored, and right */
+	QCOW2_BITMAP_STALE,		/* in use by who did not store it, or not of the size of the disk */
+	QCOW2_BITMAP_UNKNOWN,		/* of a kind that this program does not know */
+	QCOW2_BITMAP_LARGE,		/* more than is kept in memory */
+};
+
+/* One entry of the bitmap directory, bounded and checked. */
+struct qcow2_bitmap {
+	uint64_t at, bytes;		/* its place in the directory */
+	uint64_t table_off;
+	uint32_t table_n;		/* entries */
+	uint32_t flags;
+	uint8_t type, granularity_bits;
+	uint64_t bits;			/* that a disk of this size takes; 0: unknown granularity */
+	enum qcow2_bitmap_state state;
+	char name[QCOW2_BITMAP_NAME_MAX + 1];	/* cut off where longer */
+};
+
 static inline uint64_t qcow2_l1_span(const struct qcow2 *q)	/* virtual bytes of an L1 entry */
 {
 	return 1ULL << (q->l2_bits + q->cluster_bits);
@@ -277,6 +296,27 @@ int qcow2_snapshot_use(struct cow_image *img, struct qcow2 *q, const char *id, s
 
 /* qcow2-snapshot-edit.c */
 int qcow2_snapshot(struct cow_image *img, enum cow_snapshot_op op, const char *name, struct cow_err *err);
+
+/* qcow2-bitmap.c */
+/* Calls @fn for each bitmap until it returns other than 0. -EUCLEAN: the directory is damaged. */
+int qcow2_bitmaps_walk(struct cow_image *img, const struct qcow2 *q,
+		       int (*fn)(void *opaque, const struct qcow2_bitmap *b), void *opaque,
+		       struct cow_err *err);
+/* -ENOENT and a sentence. */
+int qcow2_bitmap_find(struct cow_image *img, const struct qcow2 *q, const char *name,
+		      struct qcow2_bitmap *ret, struct cow_err *err);
+/* The same for one that is good, else -EINVAL. */
+int qcow2_bitmap_find_good(struct cow_image *img, const struct qcow2 *q, const char *name,
+			   struct qcow2_bitmap *ret, struct cow_err *err);
+/* The table of a good one in native order, to be freed. */
+int qcow2_bitmap_table(struct cow_image *img, const struct qcow2_bitmap *b, uint64_t **ret);
+/* Sets at @bits what is set in a good one: cow_div_up(b->bits, 8) bytes. -EUCLEAN: it is damaged. */
+int qcow2_bitmap_load(struct cow_image *img, const struct qcow2_bitmap *b, uint8_t *bits);
+int qcow2_bitmaps(struct cow_image *img, int (*fn)(void *opaque, const struct cow_bitmap *b),
+		  void *opaque, struct cow_err *err);
+int qcow2_bitmap_ranges(struct cow_image *img, const char *name,
+			int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
+			struct cow_err *err);
 
 /* qcow2-check.c */
 int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);

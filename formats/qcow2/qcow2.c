@@ -235,6 +235,16 @@ static int info_snapshot(void *opaque, const struct qcow2_snap *s)
 	return 0;
 }
 
+static int info_bitmap(void *opaque, const struct cow_bitmap *b)
+{
+	struct cow_kv *kv = opaque;
+
+	cow_kv_object(kv, NULL);
+	cow_bitmap_kv(b, kv);
+	cow_kv_close(kv);
+	return 0;
+}
+
 static void qcow2_info(struct cow_image *img, struct cow_kv *kv)
 {
 	const struct qcow2 *q = img->priv;
@@ -250,7 +260,9 @@ static void qcow2_info(struct cow_image *img, struct cow_kv *kv)
 	cow_kv_bool(kv, "corrupt", q->incompat & QCOW2_INCOMPAT_CORRUPT);
 	if (qcow2_external(q))
 		cow_kv_bool(kv, "data_file_raw", qcow2_external_raw(q));
-	cow_kv_u64(kv, "bitmaps", q->nb_bitmaps);
+	cow_kv_list(kv, "bitmaps");
+	(void)qcow2_bitmaps(img, info_bitmap, kv, NULL);
+	cow_kv_close(kv);
 	if (q->snapshot[0])
 		cow_kv_str(kv, "snapshot", q->snapshot);
 	cow_kv_list(kv, "snapshots");
@@ -286,6 +298,8 @@ static struct cow_format qcow2_format = {
 	.measure = qcow2_measure,
 	.snapshot = qcow2_snapshot,
 	.snapshots = qcow2_snapshots,
+	.bitmaps = qcow2_bitmaps,
+	.bitmap_ranges = qcow2_bitmap_ranges,
 };
 
 COW_FORMAT_REGISTER(qcow2_format)

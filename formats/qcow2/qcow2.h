@@ -78,6 +78,8 @@
 #define QCOW2_SNAP_EXTRA_MAX	1024u
 #define QCOW2_BITMAPS_MAX	65535u
 #define QCOW2_BITMAPDIR_MAX	(64u << 20)
+#define QCOW2_BITMAP_NAME_MAX	1023u
+#define QCOW2_BITMAP_TABLE_MAX	(64u << 20)	/* bytes */
 #define QCOW2_BACKING_MAX	1023u		/* of a data file's name, too */
 #define QCOW2_HOST_MAX		(1ULL << 56)	/* host offsets are below */
 #define QCOW2_SIZE_UNIT		512u		/* QEMU does not see the rest of an image of another size */
@@ -92,5 +94,21 @@
 #define QCOW2_SNAP_EXTRA_LEN	36
 #define QCOW2_SNAP_BYTES	40
 #define QCOW2_SNAP_EXTRA_SIZE	8	/* in the extra data: virtual size */
+
+/* Bitmap directory entry: fixed part; extra data, the name, and padding to 8 bytes follow */
+#define QCOW2_BM_TABLE_OFF	0
+#define QCOW2_BM_TABLE_SIZE	8		/* entries: places of clusters, as those of L1 tables */
+#define QCOW2_BM_FLAGS		12
+#define QCOW2_BM_TYPE		16
+#define QCOW2_BM_GRANULARITY	17		/* log2 of bytes */
+#define QCOW2_BM_NAME_LEN	18
+#define QCOW2_BM_EXTRA_LEN	20
+#define QCOW2_BM_BYTES		24
+
+#define QCOW2_BM_IN_USE		(1u << 0)	/* what is stored may be wrong */
+#define QCOW2_BM_AUTO		(1u << 1)	/* whoever writes to the disk has to record it */
+#define QCOW2_BM_EXTRA_OK	(1u << 2)	/* may be used without knowing its extra data */
+#define QCOW2_BM_DIRTY_TRACKING	1u		/* type */
+#define QCOW2_BM_ONES		(1ULL << 0)	/* table entry without a place: all bits are set */
 
 #endif

@@ -229,7 +229,7 @@ qemu-img bitmap --add b.qcow2 bits
 snap -c x b.qcow2
 snap -c y b.qcow2
 snap -d y b.qcow2
-[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps')" = 1 ] ||
+[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps | length')" = 1 ] ||
 	fail "the bitmap is not valid any more, and nothing changed"
 qemu-img info --output=json b.qcow2 | grep -q '"name": "bits"' || fail "QEMU does not see the bitmap"
 both_clean b.qcow2

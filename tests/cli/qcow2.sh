@@ -197,9 +197,9 @@ cowimg check -q -f qcow2 sound.qcow2
 subtest bitmaps are declared stale
 qemu-img create -q -f qcow2 b.qcow2 2M
 qemu-img bitmap --add b.qcow2 bits
-[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps')" = 1 ] ||
+[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps | length')" = 1 ] ||
 	fail "the bitmap is not seen"
 cowimg check -q -f qcow2 b.qcow2
 cowimg zero -q -f qcow2 -l 64K b.qcow2 && cowimg write -q -f qcow2 b.qcow2 piece
-[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps')" = 0 ] ||
+[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps | length')" = 0 ] ||
 	fail "the bitmap still counts as valid"

@@ -277,6 +277,16 @@ COW_EXPORT int cow_chain_snapshots(struct cow_chain *c,
 				   int (*fn)(void *opaque, const struct cow_snapshot *s), void *opaque,
 				   struct cow_err *err);
 
+/*
+ * Bitmaps inside the top image, see cow_format.bitmaps(). Its base is not needed. -EOPNOTSUPP: the
+ * format has none.
+ */
+COW_EXPORT int cow_chain_bitmaps(struct cow_chain *c, int (*fn)(void *opaque, const struct cow_bitmap *b),
+				 void *opaque, struct cow_err *err);
+COW_EXPORT int cow_chain_bitmap_ranges(struct cow_chain *c, const char *name,
+				       int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
+				       struct cow_err *err);
+
 struct cow_create_cfg {
 	const char *format, *path;
 	uint64_t size;			/* 0: the base's */

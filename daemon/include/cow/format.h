@@ -110,6 +110,16 @@ struct cow_snapshot {
 	uint64_t vm_state_bytes;	/* of the state of a virtual machine kept with it; 0: none */
 };
 
+/* A bitmap inside an image, as bitmaps() tells it: which ranges of the disk were changed. */
+struct cow_bitmap {
+	const char *name;
+	uint64_t granularity;	/* bytes of the disk that one bit is about; 0: unknown */
+	const char *type;	/* "dirty": of changes; else "unknown" */
+	bool enabled;		/* changes are recorded */
+	bool in_use;		/* who used it last did not store it */
+	const char *state;	/* "good"; else not to be used: "inconsistent", "unknown", "too large" */
+};
+
 /* measure() */
 struct cow_measure {
 	uint64_t tables;	/* bytes of everything but data in an image that is full */
@@ -136,6 +146,9 @@ struct cow_report {
  * are not told one by one.
  */
 COW_EXPORT void cow_report_say(struct cow_report *rep, bool repaired, const char *fmt, ...) COW_PRINTF(3, 4);
+
+/* Its facts, as members of the object that is open in @kv. */
+COW_EXPORT void cow_bitmap_kv(const struct cow_bitmap *b, struct cow_kv *kv);
 
 /*
  * One format. "Required" members must be set; the rest may be NULL. Return 0 or
@@ -248,6 +261,17 @@ struct cow_format {
 	/* Calls @fn for each, oldest first, until it returns other than 0; returns that. */
 	int (*snapshots)(struct cow_image *img, int (*fn)(void *opaque, const struct cow_snapshot *s),
 			 void *opaque, struct cow_err *err);
+
+	/*
+	 * Optional, all or none: bitmaps inside the image. bitmaps() calls @fn for each until it
+	 * returns other than 0, and returns that.
+	 */
+	int (*bitmaps)(struct cow_image *img, int (*fn)(void *opaque, const struct cow_bitmap *b),
+		       void *opaque, struct cow_err *err);
+	/* The same for the ranges of the disk that are set in bitmap @name, in order, none next to another. */
+	int (*bitmap_ranges)(struct cow_image *img, const char *name,
+			     int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
+			     struct cow_err *err);
 };
 
 /*
