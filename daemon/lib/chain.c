@@ -30,14 +30,14 @@ void chain_fail(struct cow_chain *c, enum cow_chain_mode mode, int why, const ch
 		return;
 	c->mode = mode;
 	c->sticky = why;
-	vmap_spoil(&c->layers[0].meta.vmap);
-	cow_log(COW_LOG_ERR, "%s: %s failed (%s): %s until it is opened again", c->layers[0].path,
+	vmap_spoil(&c->layers[0]->meta.vmap);
+	cow_log(COW_LOG_ERR, "%s: %s failed (%s): %s until it is opened again", c->layers[0]->path,
 		what, strerror(-why), mode == COW_MODE_RO ? "no more writes" : "no more I/O");
 }
 
 int chain_begin(struct cow_chain *c)
 {
-	struct cow_layer *top = &c->layers[0];
+	struct cow_layer *top = c->layers[0];
 	uint64_t session = 0;
 	int rc;
 
@@ -95,7 +95,7 @@ int cow_chain_identity(struct cow_chain *c, unsigned layer, struct cow_identity 
 
 	if (layer >= c->n)
 		return -EINVAL;
-	l = &c->layers[layer];
+	l = c->layers[layer];
 	rc = sample_hash(c, layer, l->img.size, &sample);
 	if (rc)
 		return rc;
@@ -109,7 +109,7 @@ int cow_chain_identity(struct cow_chain *c, unsigned layer, struct cow_identity 
 
 static int check_identity(struct cow_chain *c, unsigned over, uint32_t flags, struct cow_err *err)
 {
-	struct cow_layer *l = &c->layers[over], *base = &c->layers[over + 1];
+	struct cow_layer *l = c->layers[over], *base = c->layers[over + 1];
 	const struct cow_identity *rec = &l->img.identity;
 	struct cow_identity now;
 	const char *what = NULL;
@@ -160,10 +160,21 @@ static bool same_file(const struct cow_file *a, const struct cow_file *b)
 static bool is_loop(const struct cow_chain *c, unsigned i, const struct cow_file *f)
 {
 	for (unsigned j = 0; j <= i; j++) {
-		if (same_file(&c->layers[j].file, f) || same_file(&c->layers[j].data, f))
+		if (same_file(&c->layers[j]->file, f) || same_file(&c->layers[j]->data, f))
 			return true;
 	}
 	return false;
+}
+
+/* One behind those that are open, with nothing in it yet. NULL: no memory. */
+static struct cow_layer *new_layer(struct cow_chain *c)
+{
+	struct cow_layer *l = cow_zalloc(sizeof(*l));
+
+	if (l)
+		*l = (struct cow_layer){ .chain = c, .index = c->n, .file.fd = -1, .meta.vmap.fd = -1 };
+	c->layers[c->n] = l;
+	return l;
 }
 
 static void close_layer(struct cow_layer *l, bool forget)
@@ -179,7 +190,8 @@ static void close_layer(struct cow_layer *l, bool forget)
 	if (l->data.io)
 		l->data.io->ops->close(&l->data);
 	cow_free(l->path);
-	*l = (struct cow_layer){ .meta.vmap.fd = -1 };
+	l->chain->layers[l->index] = NULL;
+	cow_free(l);
 }
 
 static int open_data(struct cow_chain *c, struct cow_layer *l, bool write, struct cow_err *err);
@@ -230,11 +242,12 @@ static int lock_file(struct cow_chain *c, struct cow_file *f, bool write, struct
 static int open_layer(struct cow_chain *c, const char *format, const struct cow_open_spec *spec,
 		      const struct cow_args *args, uint32_t flags, struct cow_err *err)
 {
-	struct cow_layer *l = &c->layers[c->n];
+	struct cow_layer *l = new_layer(c);
 	bool write = flags & COW_OPEN_WRITE;
 	int rc;
 
-	*l = (struct cow_layer){ .chain = c, .index = c->n, .file.fd = -1, .meta.vmap.fd = -1 };
+	if (!l)
+		return -ENOMEM;
 	l->img.open_flags = flags;
 	l->path = cow_strdup(spec->path);
 	rc = l->path ? cow_format_find(format, &l->img.fmt, err) : -ENOMEM;
@@ -269,11 +282,14 @@ static int open_layer(struct cow_chain *c, const char *format, const struct cow_
 int chain_open_new(struct cow_chain *c, const struct cow_format *fmt, struct cow_file *file,
 		   struct cow_err *err)
 {
-	struct cow_layer *l = &c->layers[0];
+	struct cow_layer *l = new_layer(c);
 	int rc;
 
-	*l = (struct cow_layer){ .chain = c, .file = *file, .img.fmt = fmt, .meta.vmap.fd = -1 };
+	if (!l)
+		return -ENOMEM;
+	l->file = *file;
 	file->io = NULL;
+	l->img.fmt = fmt;
 	l->img.open_flags = COW_OPEN_WRITE;
 	l->path = cow_strdup(l->file.path);
 	rc = l->path ? open_image(c, l, NULL, true, err) : -ENOMEM;
@@ -388,7 +404,7 @@ static int open_data(struct cow_chain *c, struct cow_layer *l, bool write, struc
 static int open_recorded(struct cow_chain *c, unsigned over, const char *format, uint32_t flags,
 			 struct cow_err *err)
 {
-	struct cow_layer *l = &c->layers[over];
+	struct cow_layer *l = c->layers[over];
 	const char *rec = l->img.backing.path;
 	char *own COW_CLEANUP_FREE = dir_of(l->path);
 	struct cow_err first = { 0 };
@@ -419,7 +435,7 @@ static int open_recorded(struct cow_chain *c, unsigned over, const char *format,
 
 static int open_base(struct cow_chain *c, unsigned over, uint32_t flags, struct cow_err *err)
 {
-	const struct cow_backing *b = &c->layers[over].img.backing;
+	const struct cow_backing *b = &c->layers[over]->img.backing;
 	uint32_t base_flags = flags & COW_OPEN_FORCE;
 	const char *explicit = NULL;
 	int rc;
@@ -428,13 +444,13 @@ static int open_base(struct cow_chain *c, unsigned over, uint32_t flags, struct 
 		explicit = i == over ? c->backing[i] : NULL;
 	if (!b->path[0])
 		return explicit ? cow_err_set(err, -EINVAL, "%s: has no base, --backing %s is of no use",
-					      c->layers[over].path, explicit) : 0;
+					      c->layers[over]->path, explicit) : 0;
 	if (!b->format[0])
 		return cow_err_set(err, -EINVAL, "%s: does not say which format its base has",
-				   c->layers[over].path);
+				   c->layers[over]->path);
 	if (c->n == COW_CHAIN_DEPTH)
 		return cow_err_set(err, -ELOOP, "%s: more than %d images in the chain",
-				   c->layers[0].path, COW_CHAIN_DEPTH);
+				   c->layers[0]->path, COW_CHAIN_DEPTH);
 	if (explicit) {
 		struct cow_open_spec spec = { .path = explicit };
 
@@ -463,7 +479,7 @@ int chain_open_lower(struct cow_chain *c, uint32_t flags, struct cow_err *err)
 void chain_close_lower(struct cow_chain *c)
 {
 	while (c->n > 1)
-		close_layer(&c->layers[--c->n], false);
+		close_layer(c->layers[--c->n], false);
 }
 
 /* ---- open and close ---- */
@@ -499,7 +515,7 @@ void chain_free(struct cow_chain *c, bool forget)
 {
 	while (c->n > 0) {
 		c->n--;
-		close_layer(&c->layers[c->n], c->n == 0 && forget);
+		close_layer(c->layers[c->n], c->n == 0 && forget);
 	}
 	if (c->replaced.io)
 		c->replaced.io->ops->close(&c->replaced);
@@ -507,7 +523,6 @@ void chain_free(struct cow_chain *c, bool forget)
 		c->io->ops->fini(c->io);
 	free_strings(c->backing);
 	free_strings(c->backing_dirs);
-	cow_free(c->layers);
 	cow_free(c->iocbs);
 	cow_free(c);
 }
@@ -539,9 +554,8 @@ int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
 	cow_list_init(&c->iocb_free);
 	cow_list_init(&c->flush.joined);
 	cow_list_init(&c->flush.next);
-	c->layers = cow_zalloc(COW_CHAIN_DEPTH * sizeof(*c->layers));
 	c->iocbs = cow_zalloc(ENGINE_IOCBS * sizeof(*c->iocbs));
-	rc = c->layers && c->iocbs ? ops->init(cfg->io_arg, &c->io) : -ENOMEM;
+	rc = c->iocbs ? ops->init(cfg->io_arg, &c->io) : -ENOMEM;
 	if (rc == 0)
 		c->io->arg = cfg->io_arg;
 	if (rc == 0)
@@ -579,7 +593,7 @@ int cow_chain_open(const struct cow_chain_cfg *cfg, struct cow_chain **ret, stru
 
 int chain_end(struct cow_chain *c, bool *ret_forget)
 {
-	struct cow_layer *top = &c->layers[0];
+	struct cow_layer *top = c->layers[0];
 	int rc;
 
 	chain_assert_thread(c);
@@ -610,7 +624,7 @@ int cow_chain_close(struct cow_chain *c)
 
 uint64_t cow_chain_size(const struct cow_chain *c)
 {
-	return c->layers[0].img.size;
+	return c->layers[0]->img.size;
 }
 
 bool cow_chain_readonly(const struct cow_chain *c)
@@ -625,16 +639,16 @@ unsigned cow_chain_depth(const struct cow_chain *c)
 
 struct cow_image *cow_chain_image(struct cow_chain *c, unsigned layer)
 {
-	return layer < c->n ? &c->layers[layer].img : NULL;
+	return layer < c->n ? &c->layers[layer]->img : NULL;
 }
 
 int cow_chain_file(struct cow_chain *c, unsigned layer, struct cow_chain_file *ret)
 {
 	const struct cow_file *f;
 
-	if (layer >= c->n || !c->layers[layer].file.io)
+	if (layer >= c->n || !c->layers[layer]->file.io)
 		return -ENOENT;
-	f = &c->layers[layer].file;
+	f = &c->layers[layer]->file;
 	*ret = (struct cow_chain_file){
 		.fd = f->fd, .blkdev = f->blkdev, .writable = f->writable, .dev = f->dev,
 		.ino = f->ino, .unit = f->direct, .path = f->path,
@@ -646,7 +660,7 @@ int cow_chain_go_direct(struct cow_chain *c, struct cow_err *err)
 {
 	chain_assert_thread(c);
 	for (unsigned i = 0; i < 2 * c->n; i++) {
-		struct cow_file *f = i < c->n ? &c->layers[i].file : &c->layers[i - c->n].data;
+		struct cow_file *f = i < c->n ? &c->layers[i]->file : &c->layers[i - c->n]->data;
 		int rc = f->io && f->io->ops->direct ? f->io->ops->direct(f) : 0;
 
 		/* A file system keeps its page cache and direct I/O of others in step, a device does not. */
@@ -658,7 +672,7 @@ int cow_chain_go_direct(struct cow_chain *c, struct cow_err *err)
 
 int cow_chain_extend(struct cow_chain *c, uint64_t size)
 {
-	struct cow_file *f = &c->layers[0].file;
+	struct cow_file *f = &c->layers[0]->file;
 
 	chain_assert_thread(c);
 	return cow_file_extend(f, size);
@@ -681,12 +695,12 @@ uint64_t cow_chain_sectors_used(const struct cow_chain *c)
 	uint64_t sum = 0;
 
 	for (unsigned i = 0; i < 2 * c->n; i++) {
-		struct cow_file *f = i < c->n ? &c->layers[i].file : &c->layers[i - c->n].data;
+		struct cow_file *f = i < c->n ? &c->layers[i]->file : &c->layers[i - c->n]->data;
 
 		if (f->io)
 			sum += f->io->ops->allocated(f) / 512;
 	}
-	return cow_min(sum, cow_div_up(c->layers[0].img.size, 512));
+	return cow_min(sum, cow_div_up(c->layers[0]->img.size, 512));
 }
 
 static void layer_info(const struct cow_chain *c, struct cow_layer *l, struct cow_kv *kv)
@@ -716,10 +730,10 @@ static void layer_info(const struct cow_chain *c, struct cow_layer *l, struct co
 
 void cow_chain_info(struct cow_chain *c, struct cow_kv *kv)
 {
-	cow_kv_size(kv, "size", c->layers[0].img.size);
+	cow_kv_size(kv, "size", c->layers[0]->img.size);
 	cow_kv_list(kv, "layers");
 	for (unsigned i = 0; i < c->n; i++)
-		layer_info(c, &c->layers[i], kv);
+		layer_info(c, c->layers[i], kv);
 	cow_kv_close(kv);
 }
 
@@ -734,7 +748,7 @@ void cow_chain_get_stats(const struct cow_chain *c, struct cow_chain_stats *ret)
 		.io_async = c->io->n_async,
 	};
 	for (unsigned i = 0; i < c->n; i++) {
-		const struct cow_meta *m = &c->layers[i].meta;
+		const struct cow_meta *m = &c->layers[i]->meta;
 
 		ret->meta_hits += m->hits;
 		ret->meta_misses += m->misses;

@@ -98,7 +98,7 @@ struct cow_flush {
 struct cow_chain {
 	struct cow_io *io;
 	pthread_t thread;
-	struct cow_layer *layers;
+	struct cow_layer *layers[COW_CHAIN_DEPTH];	/* n of them */
 	unsigned n;
 	bool writable;
 	bool begun;			/* the top image is marked in use */

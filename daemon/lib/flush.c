@@ -87,7 +87,7 @@ static void flush_run(struct cow_chain *c, int rc)
 			}
 			f->state = FLUSH_SYNC;
 			c->meta_syncs++;
-			if (!sync_start(c, &c->layers[0].file, &rc))
+			if (!sync_start(c, &c->layers[0]->file, &rc))
 				return;
 			continue;
 		}
@@ -95,7 +95,7 @@ static void flush_run(struct cow_chain *c, int rc)
 			chain_fail(c, COW_MODE_RO, rc, "fdatasync");
 		if (rc == 0 && f->state == FLUSH_DATA_FILE) {
 			f->state = FLUSH_DATA;
-			if (!sync_start(c, &c->layers[0].file, &rc))
+			if (!sync_start(c, &c->layers[0]->file, &rc))
 				return;
 			continue;
 		}
@@ -119,7 +119,7 @@ static void flush_start(struct cow_chain *c)
 	f->state = FLUSH_DATA;
 	rc = c->mode == COW_MODE_RW ? 0 : c->sticky;
 	if (rc == 0)
-		rc = meta_flush_prepare(&c->layers[0].meta, &f->meta);
+		rc = meta_flush_prepare(&c->layers[0]->meta, &f->meta);
 	if (rc) {
 		flush_finish(c, rc);
 		return;
@@ -127,9 +127,9 @@ static void flush_start(struct cow_chain *c)
 	if (c->data_dirty) {
 		c->data_dirty = false;
 		c->data_syncs++;
-		if (c->layers[0].data.io)
+		if (c->layers[0]->data.io)
 			f->state = FLUSH_DATA_FILE;
-		if (!sync_start(c, c->layers[0].data.io ? &c->layers[0].data : &c->layers[0].file, &rc))
+		if (!sync_start(c, c->layers[0]->data.io ? &c->layers[0]->data : &c->layers[0]->file, &rc))
 			return;
 	}
 	flush_run(c, rc);

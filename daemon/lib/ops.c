@@ -173,15 +173,15 @@ int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint64_t virt, u
 
 	chain_assert_thread(c);
 	if (layer >= c->n || len == 0 || !cow_add_ok(virt, len, &end) ||
-	    end > c->layers[layer].img.size)
+	    end > c->layers[layer]->img.size)
 		return -EINVAL;
-	return layer_extent(&c->layers[layer], virt, len, ret);
+	return layer_extent(c->layers[layer], virt, len, ret);
 }
 
 int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len, struct cow_extent *ret)
 {
 	struct cow_query q = { .virt = virt, .len = len, .intent = COW_WRITE };
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	struct cow_map map;
 	uint64_t end;
 	int rc;
@@ -193,7 +193,7 @@ int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len, struct 
 		return -EROFS;
 	rc = c->mode == COW_MODE_RW ? chain_begin(c) : -EIO;
 	if (rc == 0)
-		rc = map_blocking(&c->layers[0], &q, &map);
+		rc = map_blocking(c->layers[0], &q, &map);
 	if (rc)
 		return rc;
 	*ret = map.dst;
@@ -211,7 +211,7 @@ int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len, struct 
 
 bool cow_chain_unflushed(const struct cow_chain *c)
 {
-	return c->data_dirty || c->layers[0].meta.ndirty || c->flush.state != FLUSH_IDLE;
+	return c->data_dirty || c->layers[0]->meta.ndirty || c->flush.state != FLUSH_IDLE;
 }
 
 int cow_chain_stored(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
@@ -222,10 +222,10 @@ int cow_chain_stored(struct cow_chain *c, unsigned first, uint64_t virt, uint64_
 	int rc;
 
 	chain_assert_thread(c);
-	if (first >= c->n || len == 0 || virt >= c->layers[first].img.size)
+	if (first >= c->n || len == 0 || virt >= c->layers[first]->img.size)
 		return -EINVAL;
 	for (i = first; i < c->n && e.kind == COW_BELOW; i++) {
-		struct cow_layer *l = &c->layers[i];
+		struct cow_layer *l = c->layers[i];
 
 		if (virt >= l->img.size) {	/* shorter base */
 			e.kind = COW_HOLE;
@@ -254,7 +254,7 @@ int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_
 	if (rc)
 		return rc;
 	if (ret->kind == COW_DATA)
-		refine(&c->layers[layer], ret);
+		refine(c->layers[layer], ret);
 	if (ret->kind == COW_HOLE)
 		ret->phys = 0;
 	if (ret_layer)
@@ -273,13 +273,13 @@ static int quiesce(struct cow_chain *c, struct cow_err *err)
 	cow_assert(c->inflight == 0);
 	if (c->writable && c->mode != COW_MODE_RW)
 		return cow_err_set(err, c->sticky, "%s: an earlier error made it read-only",
-				   c->layers[0].path);
+				   c->layers[0]->path);
 	if (c->writable)
 		rc = cow_chain_flush(c);
 	if (rc)
-		return cow_err_sys(err, rc, "%s: flush", c->layers[0].path);
+		return cow_err_sys(err, rc, "%s: flush", c->layers[0]->path);
 	if (c->writable)
-		cow_img_drop_cache(&c->layers[0].img);
+		cow_img_drop_cache(&c->layers[0]->img);
 	return 0;
 }
 
@@ -287,7 +287,7 @@ static int need_writable(const struct cow_chain *c, struct cow_err *err)
 {
 	if (c->writable)
 		return 0;
-	return cow_err_set(err, -EROFS, "%s: opened read-only", c->layers[0].path);
+	return cow_err_set(err, -EROFS, "%s: opened read-only", c->layers[0]->path);
 }
 
 /*
@@ -296,7 +296,7 @@ static int need_writable(const struct cow_chain *c, struct cow_err *err)
  */
 static int hide_base(struct cow_chain *c, uint64_t old)
 {
-	uint64_t end = cow_min(c->layers[0].img.below_limit, c->n > 1 ? c->layers[1].img.size : 0);
+	uint64_t end = cow_min(c->layers[0]->img.below_limit, c->n > 1 ? c->layers[1]->img.size : 0);
 	int rc;
 
 	if (end <= old)
@@ -307,7 +307,7 @@ static int hide_base(struct cow_chain *c, uint64_t old)
 
 int cow_chain_resize(struct cow_chain *c, uint64_t size, bool shrink, struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	uint64_t old = img->size;
 	int rc = need_writable(c, err);
 
@@ -335,7 +335,7 @@ int cow_chain_resize(struct cow_chain *c, uint64_t size, bool shrink, struct cow
 
 int cow_chain_check(struct cow_chain *c, struct cow_report *rep, uint32_t flags, struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	int rc = flags & COW_CHECK_REPAIR ? need_writable(c, err) : 0;
 
 	if (rc)
@@ -363,7 +363,7 @@ static int need_snapshots(const struct cow_image *img, struct cow_err *err)
 int cow_chain_snapshot(struct cow_chain *c, enum cow_snapshot_op op, const char *name,
 		       struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	int rc = need_snapshots(img, err);
 
 	if (rc == 0)
@@ -379,7 +379,7 @@ int cow_chain_snapshot(struct cow_chain *c, enum cow_snapshot_op op, const char 
 int cow_chain_snapshots(struct cow_chain *c, int (*fn)(void *, const struct cow_snapshot *), void *opaque,
 			struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	int rc = need_snapshots(img, err);
 
 	chain_assert_thread(c);
@@ -449,7 +449,7 @@ static int record_path(const char *base, const char *image, struct cow_backing *
 int cow_chain_rebase(struct cow_chain *c, struct cow_chain *base, const char *path, bool force,
 		     struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	struct cow_backing backing = img->backing;
 	struct cow_identity now;
 	int rc = need_writable(c, err);
@@ -471,7 +471,7 @@ int cow_chain_rebase(struct cow_chain *c, struct cow_chain *base, const char *pa
 		rc = cow_err_set(err, -ESTALE, "%s: the contents of the base are not those recorded; "
 				 "--force records it all the same", img->path);
 	if (rc == 0 && base)
-		snprintf(backing.format, sizeof(backing.format), "%s", base->layers[0].img.fmt->name);
+		snprintf(backing.format, sizeof(backing.format), "%s", base->layers[0]->img.fmt->name);
 	if (rc == 0)
 		rc = img->fmt->rebase(img, &backing, &now, false, err);
 	return rc ? cow_err_set(err, rc, "%s: rebase: %s", img->path, strerror(-rc)) : 0;
@@ -505,7 +505,7 @@ static int commit_data(struct commit *m, uint64_t virt, uint64_t len)
 /* Every range that the top layer holds or hides, into the base. */
 static int commit_extents(struct commit *m)
 {
-	struct cow_layer *l = &m->top->layers[0];
+	struct cow_layer *l = m->top->layers[0];
 	uint64_t virt = 0;
 	int rc = 0;
 
@@ -574,7 +574,7 @@ static int open_base_for_commit(struct cow_chain *c, const char *path, const cha
 int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uint64_t), void *opaque,
 		     struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	struct commit m = { .top = c, .progress = progress, .opaque = opaque };
 	struct cow_identity now;
 	char *path COW_CLEANUP_FREE = NULL;
@@ -586,17 +586,17 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 		return rc;
 	if (c->n < 2 || !(img->fmt->caps & COW_CAP_COMMIT))
 		return cow_err_set(err, -EINVAL, "%s: has no base to commit into", img->path);
-	path = cow_strdup(c->layers[1].path);
-	format = c->layers[1].img.fmt->name;
-	dev = c->layers[1].file.dev;
-	ino = c->layers[1].file.ino;
+	path = cow_strdup(c->layers[1]->path);
+	format = c->layers[1]->img.fmt->name;
+	dev = c->layers[1]->file.dev;
+	ino = c->layers[1]->file.ino;
 	rc = path ? quiesce(c, err) : -ENOMEM;
 	if (rc)
 		return cow_err_set(err, rc, "%s: commit: %s", img->path, strerror(-rc));
 	chain_close_lower(c);
 	rc = open_base_for_commit(c, path, format, &m.base, err);
 	if (rc == 0) {
-		if (m.base->layers[0].file.dev != dev || m.base->layers[0].file.ino != ino)
+		if (m.base->layers[0]->file.dev != dev || m.base->layers[0]->file.ino != ino)
 			rc = cow_err_set(err, -ESTALE, "%s: is another file than a moment ago", path);
 		if (rc == 0)
 			rc = chain_begin(c);
@@ -611,8 +611,8 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 	if (lower)
 		chain_fail(c, COW_MODE_FAIL, lower, "opening the base again");
 	rc = rc ? rc : lower;
-	if (rc == 0 && c->layers[1].file.io)
-		rc = c->io->ops->refresh(&c->layers[1].file);
+	if (rc == 0 && c->layers[1]->file.io)
+		rc = c->io->ops->refresh(&c->layers[1]->file);
 	if (rc == 0)
 		rc = cow_chain_identity(c, 1, &now);
 	if (rc == 0)
@@ -908,7 +908,7 @@ int cow_image_measure(const struct cow_create_cfg *cfg, struct cow_measure *ret,
 
 int cow_image_publish(struct cow_chain *c, struct cow_err *err)
 {
-	struct cow_file *f = &c->layers[0].file;
+	struct cow_file *f = &c->layers[0]->file;
 	bool forget;
 	int rc = chain_end(c, &forget);
 

@@ -206,7 +206,7 @@ static bool rd_answer(struct cow_rd *rd, struct cow_layer *l, const struct cow_m
 /* One step of the descent. False: something has to be waited for. */
 static bool rd_step(struct cow_rd *rd)
 {
-	struct cow_layer *l = &rd->c->layers[rd->layer];
+	struct cow_layer *l = rd->c->layers[rd->layer];
 	uint64_t v = rd->virt + rd->pos;
 	struct cow_query q = { .virt = v, .len = rd->seg, .intent = COW_READ };
 	struct cow_map map;
@@ -409,7 +409,7 @@ static uint64_t wr_given(struct cow_req_priv *p)
 static int wr_map(struct cow_req_priv *p)
 {
 	struct cow_req *req = priv_req(p);
-	struct cow_layer *top = &p->c->layers[0];
+	struct cow_layer *top = p->c->layers[0];
 	struct cow_wr *w = &p->wr;
 	struct cow_query q = { .virt = req->virt + w->pos };
 	struct cow_extent *dst = &w->map.dst;
@@ -453,7 +453,7 @@ static void fill_done(struct cow_rd *rd, int err)
 	struct cow_req_priv *p = cow_container_of(rd, struct cow_req_priv, fill);
 
 	if (err) {
-		p->c->layers[0].img.fmt->commit(&p->c->layers[0].img, &p->wr.map, err);
+		p->c->layers[0]->img.fmt->commit(&p->c->layers[0]->img, &p->wr.map, err);
 		wr_finish(p, err);
 		return;
 	}
@@ -464,7 +464,7 @@ static void fill_done(struct cow_rd *rd, int err)
 /* Old contents of [@virt, @virt + @len) into @buf. 1: there, *ret; 0: fill_done() goes on. */
 static int wr_fill(struct cow_req_priv *p, uint8_t *buf, uint64_t virt, uint64_t len, int *ret)
 {
-	struct cow_image *img = &p->c->layers[0].img;
+	struct cow_image *img = &p->c->layers[0]->img;
 	uint64_t shown = virt < img->below_limit ? cow_min(len, img->below_limit - virt) : 0;
 	bool own = p->wr.map.src.kind == COW_DATA;
 
@@ -500,7 +500,7 @@ static void wr_io_done(struct cow_iocb *cb, int result)
 /* 1: done, *ret; 0: wr_io_done() goes on. */
 static int wr_io(struct cow_req_priv *p, int *ret)
 {
-	struct cow_layer *top = &p->c->layers[0];
+	struct cow_layer *top = p->c->layers[0];
 	struct cow_wr *w = &p->wr;
 	const struct cow_extent *dst = &w->map.dst;
 	uint64_t skip = w->head ? 0 : priv_req(p)->virt + w->pos - dst->virt;
@@ -538,11 +538,11 @@ static void wr_table_done(struct cow_iocb *cb, int result)
 static int wr_table_begin(struct cow_req_priv *p)
 {
 	struct cow_wr *w = &p->wr;
-	const struct cow_image *img = &p->c->layers[0].img;
+	const struct cow_image *img = &p->c->layers[0]->img;
 
 	w->bounce = cow_zalloc(w->map.dst.len);
 	if (!w->bounce) {
-		img->fmt->commit(&p->c->layers[0].img, &w->map, -ENOMEM);
+		img->fmt->commit(&p->c->layers[0]->img, &w->map, -ENOMEM);
 		return -ENOMEM;
 	}
 	w->state = w->map.src.kind == COW_DATA ? WR_TABLE : WR_TABLE_OUT;
@@ -555,7 +555,7 @@ static int wr_table_io(struct cow_req_priv *p, int *ret)
 	struct cow_wr *w = &p->wr;
 	bool out = w->state == WR_TABLE_OUT;
 
-	w->cb.file = &p->c->layers[0].file;
+	w->cb.file = &p->c->layers[0]->file;
 	w->cb.op = out ? COW_IO_WRITE : COW_IO_READ;
 	w->cb.off = out ? w->map.dst.phys : w->map.src.phys;
 	w->cb.len = w->map.dst.len;
@@ -568,7 +568,7 @@ static int wr_table_io(struct cow_req_priv *p, int *ret)
 /* The step's data operation ended with @io. Returns the request's result so far. */
 static int wr_commit(struct cow_req_priv *p, int io)
 {
-	struct cow_image *img = &p->c->layers[0].img;
+	struct cow_image *img = &p->c->layers[0]->img;
 	struct cow_wr *w = &p->wr;
 
 	p->c->data_dirty = true;	/* now, not at the start: an fdatasync in between did not cover it */
@@ -601,7 +601,7 @@ static int wr_step_map(struct cow_req_priv *p)
 	int rc;
 
 	for (;;) {
-		wr_plan(priv_req(p), w, &p->c->layers[0].img);
+		wr_plan(priv_req(p), w, &p->c->layers[0]->img);
 		if (priv_req(p)->op != COW_OP_DISCARD || w->punch)
 			break;
 		w->pos += w->n;		/* the ragged edge of a discard stays as it is */
@@ -631,7 +631,7 @@ static int wr_step_map(struct cow_req_priv *p)
 		return 0;
 	}
 	if (priv_req(p)->op == COW_OP_WRITTEN) {
-		wr_check_linear(&p->c->layers[0].img, w);
+		wr_check_linear(&p->c->layers[0]->img, w);
 		w->cb.raw = 0;
 		w->state = WR_COMMIT;
 		return 0;
@@ -640,7 +640,7 @@ static int wr_step_map(struct cow_req_priv *p)
 	if (w->head || w->tail) {
 		w->bounce = cow_memalign(sizeof(void *), w->head + w->tail);
 		if (!w->bounce) {
-			p->c->layers[0].img.fmt->commit(&p->c->layers[0].img, &w->map, -ENOMEM);
+			p->c->layers[0]->img.fmt->commit(&p->c->layers[0]->img, &w->map, -ENOMEM);
 			return -ENOMEM;
 		}
 		w->state = WR_HEAD;
@@ -667,7 +667,7 @@ static int wr_step(struct cow_req_priv *p)
 		if (rc == 0)
 			return 1;
 		if (p->fill.err) {
-			p->c->layers[0].img.fmt->commit(&p->c->layers[0].img, &w->map,
+			p->c->layers[0]->img.fmt->commit(&p->c->layers[0]->img, &w->map,
 							p->fill.err);
 			return p->fill.err;
 		}
@@ -715,7 +715,7 @@ static int wr_check_encoded(const struct cow_image *img, const struct cow_req *r
 /* May this change be tried at all? 0 or -errno. */
 static int wr_check(struct cow_chain *c, const struct cow_req *req)
 {
-	const struct cow_image *img = &c->layers[0].img;
+	const struct cow_image *img = &c->layers[0]->img;
 	uint64_t end = req->virt + req->len;
 
 	if (!c->writable || c->mode != COW_MODE_RW)
@@ -734,7 +734,7 @@ static int wr_check(struct cow_chain *c, const struct cow_req *req)
 static void wr_submit(struct cow_chain *c, struct cow_req *req)
 {
 	struct cow_req_priv *p = req_priv(req);
-	uint64_t g = c->layers[0].img.granule;
+	uint64_t g = c->layers[0]->img.granule;
 	int rc = wr_check(c, req);
 
 	if (rc == 0)
@@ -802,7 +802,7 @@ void cow_req_submit(struct cow_chain *c, struct cow_req *req)
 		return;
 	}
 	if (req->len == 0 || req->layer >= c->n || (req->layer && req->op != COW_OP_READ) ||
-	    !cow_add_ok(req->virt, req->len, &end) || end > c->layers[req->layer].img.size) {
+	    !cow_add_ok(req->virt, req->len, &end) || end > c->layers[req->layer]->img.size) {
 		req_end(req, -EINVAL);
 		return;
 	}
@@ -862,7 +862,7 @@ int cow_chain_pwrite(struct cow_chain *c, const void *buf, size_t len, uint64_t 
 
 int cow_chain_pwrite_encoded(struct cow_chain *c, const void *buf, size_t len, uint64_t virt)
 {
-	const struct cow_image *img = &c->layers[0].img;
+	const struct cow_image *img = &c->layers[0]->img;
 	struct cow_req req = { .op = COW_OP_WRITE, .flags = COW_REQ_ENCODED, .virt = virt, .stored = len,
 			       .buf = (void *)(uintptr_t)buf };
 
