@@ -8,14 +8,39 @@
 #include "qcow2-priv.h"
 
 #define L1_SUM_MAX COW_GIB(1)	/* of all snapshots' L1 tables: thousands for large images */
-#define ENTRY_MAX (QCOW2_SNAP_BYTES + QCOW2_SNAP_EXTRA_MAX + 2 * 65535u)
+#define WINDOW 4096u		/* bytes of the table read at once, unless an entry is longer */
 
 struct walk {
 	struct cow_image *img;
 	const struct qcow2 *q;
-	uint8_t *buf;			/* ENTRY_MAX */
+	uint8_t *buf;			/* the @len bytes of the file from @start on */
+	uint64_t start, len;
 	uint64_t at, l1_sum;
 };
+
+/* The next @bytes of the table at *ret. 0 or -errno. */
+static int see(struct walk *w, uint64_t bytes, const uint8_t **ret)
+{
+	uint64_t len = cow_max(bytes, WINDOW);
+	int rc;
+
+	if (w->at - w->start > w->len || bytes > w->len - (w->at - w->start)) {
+		if (len > w->len) {
+			cow_free(w->buf);
+			w->len = 0;
+			w->buf = cow_zalloc(len);
+			if (!w->buf)
+				return -ENOMEM;
+		}
+		w->len = cow_max(len, w->len);
+		w->start = w->at;
+		rc = cow_img_pread(w->img, 0, w->buf, w->len, w->at);
+		if (rc)
+			return rc;
+	}
+	*ret = w->buf + (w->at - w->start);
+	return 0;
+}
 
 static void copy_text(char *to, size_t size, const uint8_t *from, size_t len)
 {
@@ -38,18 +63,26 @@ static const char *bad_snapshot(struct walk *w, struct qcow2_snap *s)
 	return NULL;
 }
 
-/* Decodes the entry at w->at and moves on. NULL, or what is wrong. */
-static const char *next_entry(struct walk *w, struct qcow2_snap *s)
+/* Decodes the entry at w->at and moves on. 0 or -errno; *ret_bad: what is wrong with it, or NULL. */
+static int next_entry(struct walk *w, struct qcow2_snap *s, const char **ret_bad)
 {
-	const uint8_t *p = w->buf;
-	uint32_t extra = cow_get_be32(p + QCOW2_SNAP_EXTRA_LEN);
-	size_t id = cow_get_be16(p + QCOW2_SNAP_ID_LEN);
-	size_t name = cow_get_be16(p + QCOW2_SNAP_NAME_LEN);
+	const uint8_t *p;
+	uint32_t extra;
+	size_t id, name;
+	int rc = see(w, QCOW2_SNAP_BYTES, &p);
 
-	if (extra > QCOW2_SNAP_EXTRA_MAX)
-		return "has extra data of more than 1024 bytes";
-	if (w->q->version >= 3 && extra < 16)
-		return "lacks its virtual size";
+	if (rc)
+		return rc;
+	extra = cow_get_be32(p + QCOW2_SNAP_EXTRA_LEN);
+	id = cow_get_be16(p + QCOW2_SNAP_ID_LEN);
+	name = cow_get_be16(p + QCOW2_SNAP_NAME_LEN);
+	*ret_bad = extra > QCOW2_SNAP_EXTRA_MAX ? "has extra data of more than 1024 bytes" :
+		   w->q->version >= 3 && extra < 16 ? "lacks its virtual size" : NULL;
+	if (*ret_bad)
+		return 0;
+	rc = see(w, QCOW2_SNAP_BYTES + extra + id + name, &p);
+	if (rc)
+		return rc;
 	*s = (struct qcow2_snap){
 		.at = w->at - w->q->snapshots_off,
 		.bytes = cow_round_up(QCOW2_SNAP_BYTES + extra + id + name, 8),
@@ -68,8 +101,10 @@ static const char *next_entry(struct walk *w, struct qcow2_snap *s)
 	copy_text(s->name, sizeof(s->name), p + id, name);
 	w->at += s->bytes;
 	if (w->at - w->q->snapshots_off > QCOW2_SNAPTABLE_MAX)
-		return "makes the snapshot table larger than 64 MiB";
-	return bad_snapshot(w, s);
+		*ret_bad = "makes the snapshot table larger than 64 MiB";
+	else
+		*ret_bad = bad_snapshot(w, s);
+	return 0;
 }
 
 int qcow2_snapshots_walk(struct cow_image *img, const struct qcow2 *q,
@@ -81,20 +116,14 @@ int qcow2_snapshots_walk(struct cow_image *img, const struct qcow2 *q,
 	int rc = 0;
 
 	*ret_bytes = 0;
-	if (q->nb_snapshots == 0)
-		return 0;
-	w.buf = cow_zalloc(ENTRY_MAX);
-	if (!w.buf)
-		return cow_err_sys(err, -ENOMEM, "%s", img->path);
 	for (uint32_t i = 0; i < q->nb_snapshots && rc == 0; i++) {
 		const char *bad;
 
-		rc = cow_img_pread(img, 0, w.buf, ENTRY_MAX, w.at);
+		rc = next_entry(&w, &s, &bad);
 		if (rc) {
 			cow_err_sys(err, rc, "%s: snapshot table", img->path);
 			break;
 		}
-		bad = next_entry(&w, &s);
 		if (bad)
 			rc = cow_err_set(err, -EINVAL, "%s: snapshot %u %s", img->path, i + 1, bad);
 		else
