@@ -3,7 +3,7 @@
  * Examining and repairing a qcow2 image: every reference to a host cluster is
  * counted, and compared with its refcount and its COPIED flag.
  *
- *	1. where metadata lies; what lies twice, or under data
+ *	1. where metadata lies; what lies twice, or under data, which no repair puts right
  *	2. refcount blocks that are missing or not to be believed are replaced
  *	3. window by window of host clusters: count, raise refcounts that are too
  *	   low, put COPIED flags right, lower refcounts that are too high
@@ -14,7 +14,7 @@
  * flags are right, and the tables need not be read again for them.
  *
  * Each step is synced before the next, so that an interrupted repair leaves no
- * refcount lower than it was. Memory: 68 MiB for a window, and 16 bytes for
+ * refcount lower than it was. Memory: 68 MiB for a window, and 32 bytes for
  * each cluster of metadata. What entries point to is never changed.
  */
 #include <errno.h>
@@ -25,7 +25,8 @@
 #define WINDOW_CLUSTERS	(32u << 20)	/* 2 TiB of clusters of 64 KiB */
 #define COUNT_MAX	UINT16_MAX	/* counters stop there: as many snapshots there can be */
 
-enum kind { KIND_META, KIND_DATA };
+/* BLOCK: a refcount block, TABLE: an L2 table, META: the rest of what has one place that refers to it. */
+enum kind { KIND_META, KIND_BLOCK, KIND_TABLE, KIND_DATA };
 
 struct check {
 	struct cow_image *img;
@@ -45,6 +46,8 @@ struct check {
 	uint64_t beyond;		/* references that no refcount table entry can cover */
 	uint64_t top;			/* highest cluster referred to, + 1 */
 	struct qcow2_set meta, multi;	/* metadata; what of it is referred to by more than one */
+	struct qcow2_set tables, blocks;	/* of these, L2 tables and refcount blocks */
+	struct qcow2_set odd;		/* of all these, what is something else as well */
 
 	uint16_t *counts;		/* of the window [base, base + n) */
 	uint8_t *high;			/* a bit each: the refcount is higher than that */
@@ -187,7 +190,7 @@ static int walk_l1(struct check *ck, uint64_t l1_off, uint64_t l1_size, bool act
 				continue;
 			}
 			ck->uncopied |= active && !(be64toh(buf[i]) & QCOW2_COPIED);
-			ref_bytes(ck, off, ck->q->cluster, KIND_META);
+			ref_bytes(ck, off, ck->q->cluster, KIND_TABLE);
 			if (ck->deep)
 				rc = walk_l2(ck, off, (at + i) * qcow2_l1_span(ck->q), active);
 			if (ck->rep->progress && ck->deep &&
@@ -259,7 +262,7 @@ static int walk(struct check *ck)
 	ref_bytes(ck, q->reftable_off, (uint64_t)q->reftable_clusters << q->cluster_bits, KIND_META);
 	for (uint64_t i = 0; i < ck->reftable_n; i++) {
 		if (ck->reftable[i])
-			ref_bytes(ck, ck->reftable[i], q->cluster, KIND_META);
+			ref_bytes(ck, ck->reftable[i], q->cluster, KIND_BLOCK);
 	}
 	rc = walk_l1(ck, q->l1_off, q->l1_size, true);
 	if (rc == 0)
@@ -271,15 +274,38 @@ static int walk(struct check *ck)
 
 /* ---- 1: where metadata lies ---- */
 
+static bool room_for_one(struct check *ck)
+{
+	struct qcow2_set *const sets[] = { &ck->meta, &ck->multi, &ck->tables, &ck->blocks, &ck->odd };
+
+	for (size_t i = 0; i < COW_ARRAY_SIZE(sets) && !ck->no_memory; i++)
+		ck->no_memory = qcow2_set_room(sets[i], 1);
+	return !ck->no_memory;
+}
+
+/*
+ * Metadata is referred to once more. That is as it should be for the tables that snapshots share;
+ * a refcount block, which walk() tells before those, can be made anew.
+ */
+static void refer_again(struct check *ck, uint64_t cluster, enum kind kind)
+{
+	qcow2_set_add(&ck->multi, cluster);
+	if (kind != KIND_BLOCK && !qcow2_set_has(&ck->blocks, cluster) &&
+	    !(kind == KIND_TABLE && qcow2_set_has(&ck->tables, cluster)))
+		qcow2_set_add(&ck->odd, cluster);
+}
+
 /* Without a window. */
 static void collect_meta(struct check *ck, uint64_t cluster, enum kind kind)
 {
-	if (kind != KIND_META)
+	if (kind == KIND_DATA || !room_for_one(ck))
 		return;
-	if (qcow2_set_room(&ck->meta, 1) || qcow2_set_room(&ck->multi, 1))
-		ck->no_memory = true;
-	else if (!qcow2_set_add(&ck->meta, cluster))
-		qcow2_set_add(&ck->multi, cluster);
+	if (!qcow2_set_add(&ck->meta, cluster))
+		refer_again(ck, cluster, kind);
+	if (kind == KIND_BLOCK)
+		qcow2_set_add(&ck->blocks, cluster);
+	if (kind == KIND_TABLE)
+		qcow2_set_add(&ck->tables, cluster);
 }
 
 /* Behind the first window. */
@@ -293,15 +319,14 @@ static void collect_far(struct check *ck, uint64_t cluster, enum kind kind)
 	}
 	ck->wanted[cluster / per] = 1;
 	ck->top = cow_max(ck->top, cluster + 1);
-	if (kind != KIND_DATA || !qcow2_set_has(&ck->meta, cluster))
-		return;
-	if (qcow2_set_room(&ck->multi, 1))
-		ck->no_memory = true;
-	else
-		qcow2_set_add(&ck->multi, cluster);
+	if (kind == KIND_DATA && qcow2_set_has(&ck->meta, cluster) && room_for_one(ck))
+		refer_again(ck, cluster, kind);
 }
 
-/* What the counters of the first window tell: where refcount blocks are needed, what lies on metadata. */
+/*
+ * What the counters of the first window tell: where refcount blocks are needed, what lies on metadata
+ * (but for tables that are shared: of those only collect_meta() knows).
+ */
 static int collect_counted(struct check *ck)
 {
 	uint64_t per = qcow2_ref_per_block(ck->q), end;
@@ -317,11 +342,11 @@ static int collect_counted(struct check *ck)
 	for (size_t i = 0; i < ck->meta.cap && ck->twice; i++) {
 		uint64_t c = ck->meta.slots[i] - 1;
 
-		if (!ck->meta.slots[i] || c >= ck->n || ck->counts[c] < 2)
+		if (!ck->meta.slots[i] || c >= ck->n || ck->counts[c] < 2 || qcow2_set_has(&ck->multi, c))
 			continue;
-		if (qcow2_set_room(&ck->multi, 1))
+		if (!room_for_one(ck))
 			return -ENOMEM;
-		qcow2_set_add(&ck->multi, c);
+		refer_again(ck, c, KIND_DATA);
 	}
 	ck->counted = true;
 	return 0;
@@ -383,6 +408,28 @@ static int collect(struct check *ck)
 	return rc;
 }
 
+/*
+ * No repair knows which of two things a cluster is. With header or refcount table among them there
+ * is none at all: what is put right in the one is wrong in the other.
+ */
+static void judge_overlaps(struct check *ck)
+{
+	const struct qcow2 *q = ck->q;
+	uint64_t first = q->reftable_off >> q->cluster_bits;
+
+	for (size_t i = 0; i < ck->odd.cap; i++) {
+		uint64_t cluster = ck->odd.slots[i] - 1;
+
+		if (!ck->odd.slots[i])
+			continue;
+		ck->rep->corruptions++;
+		ck->left++;
+		ck->repair &= cluster && (cluster < first || cluster - first >= q->reftable_clusters);
+		cow_report_say(ck->rep, false, "cluster %llu is metadata and something else as well",
+			       (unsigned long long)cluster);
+	}
+}
+
 /* ---- 2: refcount blocks ---- */
 
 static int load_reftable(struct check *ck)
@@ -406,10 +453,20 @@ static int load_reftable(struct check *ck)
 	return 0;
 }
 
-/* Entries that cannot be true, before anything is collected. */
-static void judge_reftable(struct check *ck)
+static int write_reftable_entry(struct check *ck, uint64_t i)
 {
-	for (uint64_t i = 0; i < ck->reftable_n; i++) {
+	uint8_t e[8];
+
+	cow_put_be64(e, ck->reftable[i]);
+	return cow_img_pwrite(ck->img, 0, e, sizeof(e), ck->q->reftable_off + i * 8);
+}
+
+/* Entries that cannot be true, before anything is collected. */
+static int judge_reftable(struct check *ck)
+{
+	int rc = 0;
+
+	for (uint64_t i = 0; i < ck->reftable_n && rc == 0; i++) {
 		uint64_t off = ck->reftable[i];
 
 		if (off == 0 || (qcow2_host_ok(ck->q, off) && !(off & ~QCOW2_OFFSET_MASK)))
@@ -419,15 +476,10 @@ static void judge_reftable(struct check *ck)
 		ck->left += !ck->repair;
 		cow_report_say(ck->rep, ck->repair,
 			       "refcount table entry %llu is damaged", (unsigned long long)i);
+		if (ck->repair)
+			rc = write_reftable_entry(ck, i);
 	}
-}
-
-static int write_reftable_entry(struct check *ck, uint64_t i)
-{
-	uint8_t e[8];
-
-	cow_put_be64(e, ck->reftable[i]);
-	return cow_img_pwrite(ck->img, 0, e, sizeof(e), ck->q->reftable_off + i * 8);
+	return rc ? read_failed(ck, rc, "refcount table") : 0;
 }
 
 /* An empty refcount block for range @i behind everything; its own refcount is raised with all others. */
@@ -722,10 +774,13 @@ static int run(struct check *ck)
 
 	if (rc)
 		return rc;
-	judge_reftable(ck);
-	rc = collect(ck);
+	rc = judge_reftable(ck);
 	if (rc == 0)
-		rc = fix_refblocks(ck);
+		rc = collect(ck);
+	if (rc)
+		return rc;
+	judge_overlaps(ck);
+	rc = fix_refblocks(ck);
 	if (rc == 0)
 		rc = windows(ck);
 	return rc ? rc : clear_marks(ck);
@@ -752,6 +807,9 @@ int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flag, st
 	cow_free(ck.high);
 	cow_free(ck.meta.slots);
 	cow_free(ck.multi.slots);
+	cow_free(ck.tables.slots);
+	cow_free(ck.blocks.slots);
+	cow_free(ck.odd.slots);
 	if (writing && rc == 0)
 		rc = qcow2_writer_load(img, err);
 	return rc;

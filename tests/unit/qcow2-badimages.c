@@ -191,6 +191,12 @@ static uint64_t at_reftable(void)
 	return bad_get(QCOW2_H_REFTABLE_OFF, 8);
 }
 
+/* Of a range where nothing is. */
+static uint64_t at_reftable_spare(void)
+{
+	return at_reftable() + 8;
+}
+
 TEST(table_entries)
 {
 	entries(plain, "L1 entry", at_l1);
@@ -198,6 +204,7 @@ TEST(table_entries)
 	entries(old, "L2 entry", at_l2);
 	entries(sub, "L2 entry", at_l2);
 	entries(plain, "refcount table entry", at_reftable);
+	entries(plain, "spare refcount table entry", at_reftable_spare);
 	bad_tell();
 }
 
