@@ -13,4 +13,4 @@ for src in tests/fuzz/*.c; do
 	[ -x "$BUILD-fuzz/tests/fuzz/$name" ] || fail "$name was not built"
 	names="$names $name"
 done
-FUZZ_RUNS=${FUZZ_RUNS:-20000} FUZZ_SECONDS=40 sh tests/lib/fuzz.sh $names
+FUZZ_RUNS=${FUZZ_RUNS:-20000} FUZZ_SECONDS=25 sh tests/lib/fuzz.sh $names

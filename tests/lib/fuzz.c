@@ -183,16 +183,20 @@ struct cow_sim *fuzz_machine(struct fuzz_in *in)
 }
 
 struct cow_chain *fuzz_open_as(struct cow_sim *sim, const char *format, const char *path,
-			       uint32_t flags, bool no_backing)
+			       const char *options, uint32_t flags, bool no_backing)
 {
+	struct cow_args *args = options ? cow_args_new() : NULL;
 	struct cow_chain_cfg cfg = {
-		.format = format, .path = path, .flags = flags, .no_backing = no_backing,
+		.format = format, .path = path, .args = args, .flags = flags, .no_backing = no_backing,
 		.cache_bytes = COW_KIB(256), .io = &cow_io_sim_ops, .io_arg = sim,
 	};
 	struct cow_err err = { 0 };
 	struct cow_chain *c = NULL;
-	int rc = cow_chain_open(&cfg, &c, &err);
+	int rc;
 
+	FUZZ_CHECK(!options || (args && cow_args_parse(args, options, NULL) == 0));
+	rc = cow_chain_open(&cfg, &c, &err);
+	cow_args_free(args);
 	if (rc == 0)
 		return c;
 	FUZZ_CHECK(rc < 0 && err.code == rc && err.msg[0]);
@@ -202,5 +206,5 @@ struct cow_chain *fuzz_open_as(struct cow_sim *sim, const char *format, const ch
 
 struct cow_chain *fuzz_open(struct cow_sim *sim, uint32_t flags, bool no_backing)
 {
-	return fuzz_open_as(sim, "dscow", FUZZ_IMAGE, flags, no_backing);
+	return fuzz_open_as(sim, "dscow", FUZZ_IMAGE, NULL, flags, no_backing);
 }

@@ -36,9 +36,9 @@ size_t fuzz_bytes(struct fuzz_in *in, void *buf, size_t len);	/* how many there 
 #define FUZZ_BLKDEV	(1u << 6)	/* the image is on a block device */
 struct cow_sim *fuzz_machine(struct fuzz_in *in);
 
-/* Opens an image. NULL: refused, which must have come with a sentence. */
+/* Opens an image, with @options if not NULL. NULL: refused, which must have come with a sentence. */
 struct cow_chain *fuzz_open_as(struct cow_sim *sim, const char *format, const char *path,
-			       uint32_t flags, bool no_backing);
+			       const char *options, uint32_t flags, bool no_backing);
 /* The same for the image of fuzz_machine(). */
 struct cow_chain *fuzz_open(struct cow_sim *sim, uint32_t flags, bool no_backing);
 

@@ -29,12 +29,7 @@ static void patch(struct cow_sim *sim, struct fuzz_in *in)
 		FUZZ_CHECK(cow_sim_write(sim, FUZZIMAGE, b, how & 64 ? 1 : how & 128 ? 4 : 8, off) == 0);
 }
 
-static const struct fuzzimage_kind kind = {
-	.format = "qcow", .options = options, .n = COW_ARRAY_SIZE(options), .min_size = 2,
+const struct fuzzimage_kind fuzzimage_qcow = {
+	.format = "qcow", .options = options, .n = COW_ARRAY_SIZE(options),
 	.magic = QCOW_MAGIC, .version = QCOW_VERSION, .patch = patch,
 };
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
-{
-	return fuzzimage_run(&kind, data, size);
-}

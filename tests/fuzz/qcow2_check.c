@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Hostile qcow2 images (fuzzimage.h): checked, and not changed by that.
+ */
+#include "fuzzimage.h"
+
+FUZZIMAGE_TARGET(fuzzimage_qcow2, FUZZIMAGE_CHECK)
