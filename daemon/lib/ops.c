@@ -397,7 +397,7 @@ static int need_bitmaps(const struct cow_image *img, struct cow_err *err)
 int cow_chain_bitmaps(struct cow_chain *c, int (*fn)(void *, const struct cow_bitmap *), void *opaque,
 		      struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	int rc = need_bitmaps(img, err);
 
 	chain_assert_thread(c);
@@ -407,7 +407,7 @@ int cow_chain_bitmaps(struct cow_chain *c, int (*fn)(void *, const struct cow_bi
 int cow_chain_bitmap_ranges(struct cow_chain *c, const char *name, int (*fn)(void *, uint64_t, uint64_t),
 			    void *opaque, struct cow_err *err)
 {
-	struct cow_image *img = &c->layers[0].img;
+	struct cow_image *img = &c->layers[0]->img;
 	int rc = need_bitmaps(img, err);
 
 	chain_assert_thread(c);
