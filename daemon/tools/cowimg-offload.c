@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Data that goes from file to file without passing through this program: the kernel
+ * Data that goes from file to file without being looked at: the kernel
  * copies it once instead of twice, and file systems that can only refer to it again.
  * That needs bytes stored as they are on both sides, and nothing to be done to
  * them. What could be zero is left to be read: of each stretch only the first
@@ -10,9 +10,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define STRETCH		(64u << 10)	/* zeroes that fill one, aligned, are found; fewer may be copied */
+#define CACHED_STEP	(128u << 10)	/* of a copy by way of the processor's cache, which holds that */
 
 /* Does the kernel refuse this kind of copying, rather than fail at it? */
 static bool refused(int err)
@@ -40,6 +43,38 @@ static int copy_range(int from, uint64_t at, int to, uint64_t dst, uint64_t len)
 	return 0;
 }
 
+/*
+ * The same by way of @buf, into a file in memory. There the copy is all there is to do, and the
+ * kernel does all of copy_range() under the lock of the new file: workers would take turns.
+ * This way they do for the second half only, from bytes that are at hand.
+ */
+static int copy_cached(uint8_t *buf, int from, uint64_t at, int to, uint64_t dst, uint64_t len)
+{
+	while (len) {
+		ssize_t n = pread(from, buf, cow_min(len, CACHED_STEP), (off_t)at);
+
+		if (!n)
+			return -EIO;	/* the file was cut under us */
+		if (n > 0)
+			n = pwrite(to, buf, (size_t)n, (off_t)dst);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		at += (uint64_t)n;
+		dst += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static bool in_memory(int fd)
+{
+	struct statfs sfs;
+
+	return fstatfs(fd, &sfs) == 0 && sfs.f_type == TMPFS_MAGIC;
+}
+
 /* Could the stretch at @at of the file be zeroes? */
 static bool maybe_zero(int fd, uint64_t at, uint64_t len)
 {
@@ -53,6 +88,7 @@ struct offload {
 	const struct pieces_cfg *cfg;
 	struct piece *p;
 	int fd;			/* of the extent's file */
+	bool in_memory;		/* the new image's file */
 	struct cow_extent ext;	/* where the piece counts from */
 };
 
@@ -61,8 +97,9 @@ static int copy_units(struct offload *o, size_t i, size_t end)
 {
 	size_t unit = o->cfg->unit;
 	uint64_t virt = o->p->virt + i * unit, len = cow_min(end * unit, o->p->len) - i * unit;
-	int r = copy_range(o->fd, o->ext.phys + (virt - o->ext.virt), o->cfg->out_fd,
-			   virt + o->cfg->out_shift, len);
+	uint64_t from = o->ext.phys + (virt - o->ext.virt), to = virt + o->cfg->out_shift;
+	int r = o->in_memory ? copy_cached(o->p->buf, o->fd, from, o->cfg->out_fd, to, len) :
+			       copy_range(o->fd, from, o->cfg->out_fd, to, len);
 
 	o->p->placing = r == -ENOSPC || r == -EDQUOT || r == -EFBIG;
 	if (r)
@@ -96,7 +133,7 @@ int piece_offload(const struct pieces_cfg *cfg, struct cow_chain *source, struct
 {
 	uint64_t start = p->virt + cfg->source_shift;
 	uint64_t end = cow_min(start + p->len, cow_chain_size(source));
-	struct offload o = { .cfg = cfg, .p = p };
+	struct offload o = { .cfg = cfg, .p = p, .in_memory = in_memory(cfg->out_fd) };
 	struct cow_chain_file file;
 	unsigned layer = 0;
 	int r = 0;

@@ -92,6 +92,20 @@ done <<-END
 	qcow2 compat=0.10
 END
 
+shm=$(mktemp -d /dev/shm/cow.XXXXXX 2>/dev/null) || shm=
+if [ -n "$shm" ] && [ "$(stat -f -c %T "$shm")" = tmpfs ]; then
+	subtest into memory, where it is copied in another way
+	at_exit "rm -rf '$shm'"
+	for format in raw dscow qcow2; do
+		cowimg convert -q -f raw -O $format src.raw "$shm/a.img"
+		same $format "$shm/a.img"
+		cowimg convert -q -f $format "$shm/a.img" "$shm/back.raw"
+		cmp -n "$SIZE" src.raw "$shm/back.raw" || fail "$format: not the same when converted back"
+		[ "$(stat -c %b "$shm/back.raw")" -lt "$((SIZE / 512))" ] || fail "$format: holes are filled"
+		rm "$shm/a.img" "$shm/back.raw"
+	done
+fi
+
 subtest what QEMU makes
 while read -r options; do
 	qemu-img convert -q -f raw -O qcow2 $options src.raw q.qcow2
