@@ -59,6 +59,8 @@ static const char *missing_member(const struct cow_format *f)
 		return "snapshot or snapshots";
 	if (!f->bitmaps != !f->bitmap_ranges)
 		return "bitmaps or bitmap_ranges";
+	if (!f->amend != !f->amend_opts)
+		return "amend or amend_opts";
 	return NULL;
 }
 

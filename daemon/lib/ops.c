@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Work on a whole image that is offline, or quiesced: create, resize, check,
- * snapshot, commit, rebase, and the description of its extents; and the synchronous file
+ * snapshot, amend, commit, rebase, and the description of its extents; and the synchronous file
  * access that a format's control-path callbacks use. The order of the steps of
  * commit is what makes it safe to interrupt.
  */
@@ -412,6 +412,25 @@ int cow_chain_bitmap_ranges(struct cow_chain *c, const char *name, int (*fn)(voi
 
 	chain_assert_thread(c);
 	return rc ? rc : img->fmt->bitmap_ranges(img, name, fn, opaque, err);
+}
+
+int cow_chain_amend(struct cow_chain *c, const struct cow_args *args, struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0]->img;
+	int rc = need_writable(c, err);
+
+	if (rc)
+		return rc;
+	if (!img->fmt->amend)
+		return cow_err_set(err, -EOPNOTSUPP, "%s: format %s has no options that can be amended",
+				   img->path, img->fmt->name);
+	rc = cow_args_check(args, img->fmt->amend_opts, img->fmt->name, err);
+	if (rc == 0)
+		rc = quiesce(c, err);
+	if (rc == 0)
+		rc = img->fmt->amend(img, args, err);
+	img->gen++;
+	return rc ? cow_err_set(err, rc, "%s: amend: %s", img->path, strerror(-rc)) : 0;
 }
 
 /*

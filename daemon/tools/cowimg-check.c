@@ -15,7 +15,7 @@
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_FORMAT,
 	IMG_CLI_OPTIONS,
-	{ 'r', "repair-mode", "all", "repair what can be repaired" },
+	{ 'r', "repair-mode", "leaks|all", "repair leaks if there is nothing else, or what can be repaired" },
 	{ IMG_OPT_REPAIR, "repair", NULL, "the same as '-r all'" },
 	IMG_CLI_OUTPUT,
 	IMG_CLI_PROGRESS,
@@ -54,12 +54,22 @@ static bool progress(struct cow_report *rep, uint64_t done, uint64_t total)
 	return img_progress_tick(&ck->progress, done, total);
 }
 
-/* One pass; after repairs a second, silent one counts what is left. */
-static int run(struct checking *ck, struct cow_chain *c, bool repair, struct cow_err *err)
+/*
+ * One pass; after repairs a second, silent one counts what is left. A repair of leaks alone is a
+ * repair of an image that has nothing else, which a silent pass before tells.
+ */
+static int run(struct checking *ck, struct cow_chain *c, enum img_repair repair, struct cow_err *err)
 {
 	uint64_t repaired;
-	int r;
+	int r = 0;
 
+	ck->rep = (struct cow_report){ .progress = progress };
+	if (repair == IMG_REPAIR_LEAKS)
+		r = cow_chain_check(c, &ck->rep, 0, err);
+	if (r)
+		return r;
+	if (ck->rep.corruptions)
+		repair = IMG_REPAIR_NONE;
 	ck->rep = (struct cow_report){ .say = say, .progress = progress };
 	r = cow_chain_check(c, &ck->rep, repair ? COW_CHECK_REPAIR : 0, err);
 	repaired = ck->rep.repaired;
@@ -110,7 +120,7 @@ static int status_of(const struct checking *ck, int r, const struct cow_err *err
 	return ck->rep.leaks ? IMG_LEAKS : IMG_OK;
 }
 
-int img_do_check(const struct img_cmd *cmd, const char *path, bool repair)
+int img_do_check(const struct img_cmd *cmd, const char *path, enum img_repair repair)
 {
 	struct checking ck = { .cmd = cmd };
 	struct img_cmd alone = *cmd;
@@ -145,14 +155,16 @@ int cowimg_check(int argc, char **argv)
 {
 	static const char *const operands[] = { "IMAGE", NULL };
 	struct img_cmd cmd = { .cli = &cli };
-	bool repair = false;
+	enum img_repair repair = IMG_REPAIR_NONE;
 	int c, status = 0;
 
 	while (!status && (c = cow_cli_next(&cli, argc, argv)) != -1) {
-		if (c == 'r' && strcmp(optarg, "all"))
-			status = cow_cli_misuse(&cli, "-r knows only 'all', not '%s'", optarg);
+		if (c == 'r' && !strcmp(optarg, "leaks"))
+			repair = IMG_REPAIR_LEAKS;
+		else if (c == 'r' && strcmp(optarg, "all"))
+			status = cow_cli_misuse(&cli, "-r is 'leaks' or 'all', not '%s'", optarg);
 		else if (c == 'r' || c == IMG_OPT_REPAIR)
-			repair = true;
+			repair = IMG_REPAIR_ALL;
 		else
 			status = img_common_opt(&cmd, c);
 	}

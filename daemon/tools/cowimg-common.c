@@ -169,7 +169,8 @@ static _Noreturn void list_options(struct img_cmd *cmd)
 	if (r)
 		status = img_fail(cmd, r, &err);
 	else
-		cow_opt_help(stdout, cmd->creates ? fmt->create_opts : fmt->opts);
+		cow_opt_help(stdout, cmd->amends ? fmt->amend_opts :
+			     cmd->creates ? fmt->create_opts : fmt->opts);
 	exit(img_finish(cmd, status));
 }
 

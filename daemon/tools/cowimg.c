@@ -12,6 +12,7 @@ static const struct {
 	int (*run)(int argc, char **argv);
 	const char *summary;
 } verbs[] = {
+	{ "amend", cowimg_amend, "change options of an image" },
 	{ "bench", cowimg_bench, "tell how fast an image answers requests" },
 	{ "bitmap", cowimg_bitmap, "list and handle the bitmaps of changes inside an image" },
 	{ "check", cowimg_check, "examine an image, and repair it" },

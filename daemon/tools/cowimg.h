@@ -60,7 +60,7 @@ struct img_cmd {
 	unsigned n_backing, n_dirs;
 	bool force, no_backing;
 	bool quiet, progress, json;
-	bool creates;			/* -o means the format's options of create() */
+	bool creates, amends;		/* -o means the format's options of create(), or of amend() */
 	bool list_options;		/* -o help */
 };
 
@@ -191,7 +191,8 @@ int img_do_create(const struct img_cmd *cmd, const char *path, const struct img_
 		  uint64_t *ret_size);
 int img_do_map(const struct img_cmd *cmd, const char *path, unsigned layer, uint64_t start,
 	       uint64_t len);
-int img_do_check(const struct img_cmd *cmd, const char *path, bool repair);
+enum img_repair { IMG_REPAIR_NONE, IMG_REPAIR_LEAKS, IMG_REPAIR_ALL };
+int img_do_check(const struct img_cmd *cmd, const char *path, enum img_repair repair);
 int img_do_commit(const struct img_cmd *cmd, const char *path);
 int img_do_resize(const struct img_cmd *cmd, const char *path, const char *size, bool shrink);
 /* @base NULL: the recorded one, wherever --backing says it is now. */
@@ -204,6 +205,7 @@ int img_clear_main(const struct cow_cli *verb, bool discard, int argc, char **ar
 
 /* ---- the verbs as commands: argv[0] is the verb ---- */
 
+int cowimg_amend(int argc, char **argv);
 int cowimg_bench(int argc, char **argv);
 int cowimg_bitmap(int argc, char **argv);
 int cowimg_check(int argc, char **argv);

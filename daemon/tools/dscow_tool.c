@@ -172,9 +172,9 @@ static int run(struct job *job, char **operands)
 	case 's':
 		return show(&job->cmd, path, true);
 	case 'k':
-		return img_do_check(&job->cmd, path, false);
+		return img_do_check(&job->cmd, path, IMG_REPAIR_NONE);
 	case 'R':
-		return img_do_check(&job->cmd, path, true);
+		return img_do_check(&job->cmd, path, IMG_REPAIR_ALL);
 	case 'm':
 		return img_do_map(&job->cmd, path, 0, 0, UINT64_MAX);
 	case 'r':

@@ -31,6 +31,11 @@ static bool is(const char *s, const char *a, const char *b)
 	return !strcmp(s, a) || !strcmp(s, b);
 }
 
+unsigned qcow2_compat_version(const char *text)
+{
+	return is(text, "1.1", "v3") ? 3 : is(text, "0.10", "v2") ? 2 : 0;
+}
+
 static int option_error(struct cow_image *img, struct cow_err *err, const char *what)
 {
 	return cow_err_set(err, -EINVAL, "%s: %s", img->path, what);
@@ -63,7 +68,7 @@ static int create_features(struct cow_image *img, const struct cow_args *args, s
 	const char *type = cow_args_str(args, "compression_type", "zlib");
 	int rc;
 
-	q->version = is(compat, "1.1", "v3") ? 3 : is(compat, "0.10", "v2") ? 2 : 0;
+	q->version = qcow2_compat_version(compat);
 	if (q->version == 0)
 		return option_error(img, err, "compat is neither 1.1 nor 0.10");
 	if (strcmp(cow_args_str(args, "preallocation", "off"), "off"))

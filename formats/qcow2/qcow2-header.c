@@ -9,6 +9,7 @@
 #include "qcow2-priv.h"
 
 #define NAMED_FEATURES 8u	/* unknown features that a message names */
+#define SECTOR 512u		/* a power cut leaves one as it was, or as it was to be */
 
 struct header {
 	struct cow_image *img;
@@ -365,6 +366,7 @@ static void encode(const struct qcow2 *q, uint8_t *p)
 	cow_put_be64(p + QCOW2_H_INCOMPAT, q->incompat);
 	cow_put_be64(p + QCOW2_H_COMPAT, q->compat);
 	cow_put_be64(p + QCOW2_H_AUTOCLEAR, q->autoclear);
+	cow_put_be32(p + QCOW2_H_REFCOUNT_ORDER, q->refcount_order);
 }
 
 int qcow2_header_update(struct cow_image *img, const struct qcow2 *q)
@@ -438,6 +440,8 @@ int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing
 	rc = cow_img_pwrite(img, 0, backing->path, len, at);
 	if (rc == 0)
 		rc = cow_img_sync(img, 0);
+	if (at < sizeof(sector))
+		memcpy(sector + at, backing->path, cow_min(len, sizeof(sector) - at));
 	cow_put_be64(sector + QCOW2_H_BACKING_OFF, at);
 	cow_put_be32(sector + QCOW2_H_BACKING_LEN, (uint32_t)len);
 	if (rc == 0)
@@ -486,7 +490,6 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 	cow_put_be32(p + QCOW2_H_CLUSTER_BITS, q->cluster_bits);
 	encode(q, p);
 	if (q->version >= 3) {
-		cow_put_be32(p + QCOW2_H_REFCOUNT_ORDER, q->refcount_order);
 		cow_put_be32(p + QCOW2_H_LENGTH, q->header_length);
 		p[QCOW2_H_COMPRESSION] = q->compression;
 		for (size_t i = 0; i < COW_ARRAY_SIZE(feature_names); i++) {
@@ -515,5 +518,100 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 		cow_put_be64(p + QCOW2_H_BACKING_OFF, at);
 		cow_put_be32(p + QCOW2_H_BACKING_LEN, (uint32_t)path);
 	}
+	return 0;
+}
+
+/* ---- another version ---- */
+
+/*
+ * The extensions that a header of q->version has, from @area, where q->ext_end says how far there
+ * are some. Returns where the last one ends; 0: there is no room in the sector.
+ */
+static uint64_t keep_extensions(const struct qcow2 *q, const uint8_t *area, uint64_t from, uint8_t *sector)
+{
+	static const uint8_t none[8];
+	uint64_t at = q->header_length, len;
+
+	for (; from + 8 <= q->ext_end; from += 8 + cow_round_up(len, 8)) {
+		uint32_t type = cow_get_be32(area + from);
+
+		len = cow_get_be32(area + from + 4);
+		if (type == QCOW2_EXT_END)
+			break;
+		if (q->version < 3 && (type == QCOW2_EXT_FEATURES || type == QCOW2_EXT_SESSION))
+			continue;
+		at = put_extension(sector, at, SECTOR, type, area + from + 8, (uint32_t)len);
+	}
+	if (q->version >= 3 && !q->session_off)
+		at = put_extension(sector, at, SECTOR, QCOW2_EXT_SESSION, none, sizeof(none));
+	return put_extension(sector, at, SECTOR, QCOW2_EXT_END, "", 0);
+}
+
+/* The base's name: behind @end in the sector, or where it is if that is behind it, or moved there first. */
+static int keep_name(struct cow_image *img, struct qcow2 *q, uint64_t end, uint8_t *sector)
+{
+	const char *path = q->backing.path;
+	size_t len = strlen(path);
+	uint64_t off = cow_max(SECTOR, q->backing_off + len);
+	int rc;
+
+	if (q->backing_off == 0 || (end + len > SECTOR && q->backing_off >= SECTOR))
+		return 0;
+	if (end + len <= SECTOR) {
+		memcpy(sector + end, path, len);
+		q->backing_off = end;
+		return 0;
+	}
+	if (off + len > q->cluster)
+		return -ENOSPC;
+	rc = cow_img_pwrite(img, 0, path, len, off);
+	q->backing_off = off;
+	return rc ? rc : cow_img_sync(img, 0);
+}
+
+static int convert(struct cow_image *img, struct qcow2 *next)
+{
+	struct qcow2 *q = img->priv;
+	uint8_t *area COW_CLEANUP_FREE = cow_zalloc(q->cluster);
+	uint8_t sector[SECTOR] = { 0 };
+	uint64_t end;
+	int rc = area ? cow_img_pread(img, 0, area, q->cluster, 0) : -ENOMEM;
+
+	if (rc)
+		return rc;
+	memcpy(sector, area, QCOW2_H_V2_BYTES);
+	end = keep_extensions(next, area, q->header_length, sector);
+	rc = end ? keep_name(img, next, end, sector) : -ENOSPC;
+	if (rc)
+		return rc;
+	cow_put_be32(sector + QCOW2_H_VERSION, next->version);
+	cow_put_be64(sector + QCOW2_H_BACKING_OFF, next->backing_off);
+	encode(next, sector);
+	if (next->version >= 3)
+		cow_put_be32(sector + QCOW2_H_LENGTH, next->header_length);
+	rc = cow_img_pwrite(img, 0, sector, sizeof(sector), 0);
+	return rc ? rc : cow_img_sync(img, 0);
+}
+
+int qcow2_header_convert(struct cow_image *img, unsigned version, struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	struct qcow2 next = *q, now;
+	int rc;
+
+	next.version = version;
+	next.header_length = version < 3 ? QCOW2_H_V2_BYTES : QCOW2_H_BYTES;
+	next.incompat = next.compat = next.autoclear = 0;
+	rc = convert(img, &next);
+	if (rc == -ENOSPC)
+		return cow_err_set(err, rc, "%s: its header has no room for what version %u has there",
+				   img->path, version);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: cannot change the version", img->path);
+	rc = qcow2_header_read(img, &now, err);
+	if (rc)
+		return rc;
+	now.w = q->w;
+	*q = now;
 	return 0;
 }

@@ -191,6 +191,11 @@ int qcow2_header_update_sync(struct cow_image *img, const struct qcow2 *q);
 int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session);
 /* Another name or format of the base, durable; a power cut leaves the one or the other. */
 int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing, struct cow_err *err);
+/*
+ * Makes it a header of @version, durable, by one write of a sector. What only the other version has
+ * must not be in use.
+ */
+int qcow2_header_convert(struct cow_image *img, unsigned version, struct cow_err *err);
 /* A whole first cluster, for create. -ENAMETOOLONG when it does not fit. */
 int qcow2_header_build(const struct qcow2 *q, uint8_t *cluster);
 void qcow2_derive(struct qcow2 *q);
@@ -331,6 +336,16 @@ extern const struct cow_opt qcow2_create_opts[];
 int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_err *err);
 int qcow2_measure(struct cow_image *img, const struct cow_create *c, struct cow_measure *ret,
 		  struct cow_err *err);
+unsigned qcow2_compat_version(const char *text);	/* the value of an option; 0: it makes no sense */
+
+/* qcow2-amend.c */
+extern const struct cow_opt qcow2_amend_opts[];
+int qcow2_amend(struct cow_image *img, const struct cow_args *args, struct cow_err *err);
+
+/* qcow2-rewidth.c: refcounts of 2^@order bits; nothing may be cached or reserved */
+int qcow2_rewidth(struct cow_image *img, unsigned order, struct cow_err *err);
+/* Would it, as far as the counts are concerned? */
+int qcow2_rewidth_check(struct cow_image *img, unsigned order, struct cow_err *err);
 
 /* qcow2-resize.c */
 int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err);

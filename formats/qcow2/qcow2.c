@@ -300,6 +300,8 @@ static struct cow_format qcow2_format = {
 	.snapshots = qcow2_snapshots,
 	.bitmaps = qcow2_bitmaps,
 	.bitmap_ranges = qcow2_bitmap_ranges,
+	.amend_opts = qcow2_amend_opts,
+	.amend = qcow2_amend,
 };
 
 COW_FORMAT_REGISTER(qcow2_format)

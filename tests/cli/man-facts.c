@@ -54,6 +54,7 @@ TEST(formats_describe_themselves)
 		CHECK(*fmt->desc && *fmt->version);
 		check_opts(*n, fmt->opts);
 		check_opts(*n, fmt->create_opts);
+		check_opts(*n, fmt->amend_opts);
 	}
 	cow_free(names);
 }
@@ -83,6 +84,7 @@ static int print_formats(void)
 		printf("\n");
 		print_keys(*n, fmt->opts);
 		print_keys(*n, fmt->create_opts);
+		print_keys(*n, fmt->amend_opts);
 	}
 	cow_free(names);
 	return 0;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Snapshots inside qcow2 images, made, applied and deleted on the simulated
- * machine, and other sizes of an image that has some: cut off at every step, on a
- * failing disk, and refused. What is left is what the image was or what it was
+ * machine, and other sizes and options of an image that has some: cut off at every
+ * step, on a failing disk, and refused. What is left is what the image was or what it was
  * to be, as a whole, and has leaks at worst.
  *
  * Short unless FAULT=full.
@@ -217,6 +217,39 @@ static unsigned cut_resize(struct rig *r, struct state *state)
 	return cut(r, &before, state, "resize");
 }
 
+/* Other options, with which it reads the same. */
+static unsigned cut_amend(struct rig *r, struct state *state, bool version_2)
+{
+	static const char *const options[] = {
+		"compat=1.1", "compat=1.1,refcount_bits=8", "compat=1.1,refcount_bits=64,lazy_refcounts=on",
+		"compat=v3,refcount_bits=32", "compat=0.10,refcount_bits=16", "compat=1.1,lazy_refcounts=off",
+	};
+	const char *text = options[rig_rand(r, COW_ARRAY_SIZE(options))];
+	struct cow_args *args = cow_args_new();
+	struct cow_err err = { 0 };
+	int rc;
+
+	CHECK(args && cow_args_parse(args, text, &err) == 0);
+	cow_sim_log_start(r->sim, RIG_OVER);
+	image_open(r);
+	rc = cow_chain_amend(r->c, args, &err);
+	/* Zero clusters and subclusters are not for version 2. */
+	if (rc && (rc != -EOPNOTSUPP || !strstr(text, "0.10")))
+		FAIL("%s: %s", text, err.msg);
+	image_close(r);
+	cow_args_free(args);
+	if (version_2) {	/* and stays it, for what else is done here depends on it */
+		args = cow_args_new();
+		CHECK(args && cow_args_parse(args, "compat=0.10,refcount_bits=16", &err) == 0);
+		image_open(r);
+		if (cow_chain_amend(r->c, args, &err))
+			FAIL("back to version 2: %s", err.msg);
+		image_close(r);
+		cow_args_free(args);
+	}
+	return cut(r, state, state, text);
+}
+
 /* Writes and discards, and what the disk reads as then. */
 static void scribble(struct rig *r, struct state *state)
 {
@@ -247,8 +280,11 @@ TEST(interrupted_snapshots)
 		scribble(&r, &state);
 		for (unsigned n = 0; n < (rig_full() ? 60 : 9); n++) {
 			unsigned i = (unsigned)rig_rand(&r, SNAPS);
+			bool version_2 = !strcmp(shapes[k].name, "version 2");
 
-			if (strncmp(shapes[k].name, "version 2", 9) && rig_rand(&r, 4) == 0)
+			if (rig_rand(&r, 4) == 0)
+				images += cut_amend(&r, &state, version_2);
+			else if (!version_2 && rig_rand(&r, 4) == 0)
 				images += cut_resize(&r, &state);
 			else if (!state.snap[i].bytes)
 				images += cut_snapshot(&r, &state, COW_SNAPSHOT_CREATE, i);

@@ -287,6 +287,12 @@ COW_EXPORT int cow_chain_bitmap_ranges(struct cow_chain *c, const char *name,
 				       int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
 				       struct cow_err *err);
 
+/*
+ * Other options for the top image, see cow_format.amend(). Its base is not needed. -EINVAL: one is
+ * unknown, or not possible; -EOPNOTSUPP: the format has none.
+ */
+COW_EXPORT int cow_chain_amend(struct cow_chain *c, const struct cow_args *args, struct cow_err *err);
+
 struct cow_create_cfg {
 	const char *format, *path;
 	uint64_t size;			/* 0: the base's */

@@ -272,11 +272,19 @@ struct cow_format {
 	int (*bitmap_ranges)(struct cow_image *img, const char *name,
 			     int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
 			     struct cow_err *err);
+
+	/*
+	 * Optional, both or none: other options for an image that is there. @args were checked against
+	 * amend_opts; those that are not given stay as they are. Conditions as of snapshot(). Crash-safe:
+	 * what was amended before an interruption stays.
+	 */
+	const struct cow_opt *amend_opts;
+	int (*amend)(struct cow_image *img, const struct cow_args *args, struct cow_err *err);
 };
 
 /*
  * File access for the control-path callbacks above: begin, end, open, create, resize, check,
- * make_empty, rebase, snapshot, snapshots. Never from map, commit, verify or seal. Synchronous.
+ * make_empty, rebase, snapshot, snapshots, amend. Never from map, commit, verify or seal. Synchronous.
  * file 0 is the image itself, 1 its data file, which is not there yet in open and create.
  * Return 0 or -errno; a read past the end of the file gives zeroes.
  */
@@ -292,7 +300,7 @@ COW_EXPORT bool cow_img_is_blkdev(struct cow_image *img, uint16_t file);
 /* Next data (@data) or hole at or after @off: 0 and the offset; -ENXIO: none; other -errno: unknown. */
 COW_EXPORT int cow_img_seek(struct cow_image *img, uint16_t file, uint64_t off, bool data,
 			    uint64_t *ret_off);
-/* Forgets every cached clean block; dirty ones must not exist. For resize, check, make_empty, snapshot. */
+/* Forgets every cached clean block; dirty ones must not exist. For resize, check, make_empty, snapshot, amend. */
 COW_EXPORT void cow_img_drop_cache(struct cow_image *img);
 
 /* Fills @fmt->abi and ->size and exports it. */
