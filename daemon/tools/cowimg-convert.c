@@ -19,6 +19,7 @@ static const struct cow_cli_opt opts[] = {
 	  "options of IMAGE's format, such as its snapshot" },
 	IMG_CLI_BACKING,
 	{ IMG_OPT_OVERWRITE, "overwrite", NULL, "OUT may exist, as a file or block device" },
+	{ IMG_OPT_RESUME, "resume", NULL, "keep what is interrupted, in OUT.part, and go on from it" },
 	{ IMG_OPT_VERIFY, "verify", NULL, "read OUT again and compare before it gets its name" },
 	IMG_CLI_OUTPUT,
 	IMG_CLI_PROGRESS,
@@ -54,6 +55,22 @@ static int check_pipes(const struct convert *cv, const struct convert_target *t)
 	return cv->path ? 0 : cow_cli_misuse(&cli, "from a pipe to a pipe there is nothing to convert");
 }
 
+static int check_resume(const struct convert *cv, const struct convert_target *t)
+{
+	if (!cv->resumable)
+		return 0;
+	if (!cv->path || !cv->out_path)
+		return cow_cli_misuse(&cli, "--resume cannot go on with a pipe");
+	if (img_is_blkdev(cv->out_path) || t->overwrite)
+		return cow_cli_misuse(&cli, "--resume makes a new file");
+	if (cow_args_str(t->cmd.args, "data_file", NULL))
+		return cow_cli_misuse(&cli, "--resume does not make an image with a data file");
+	if (cv->verify)
+		return cow_cli_misuse(&cli, "--verify knows only what was read at once: after --resume, "
+				      "use 'cowimg compare'");
+	return 0;
+}
+
 static int check_args(struct convert *cv, struct convert_target *t, int argc, char **argv)
 {
 	static const char *const operands[] = { "IMAGE", "OUT", NULL };
@@ -68,6 +85,8 @@ static int check_args(struct convert *cv, struct convert_target *t, int argc, ch
 	if (t->base_format && !t->base)
 		return cow_cli_misuse(&cli, "-F is the format of a base, but -b BASE is missing");
 	status = img_need_format(cv->cmd, argv[optind]);
+	if (!status)
+		status = check_resume(cv, t);
 	return status ? status : check_pipes(cv, t);
 }
 

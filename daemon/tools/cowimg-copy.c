@@ -59,8 +59,14 @@ static int set_range(struct convert *cv)
 
 static int open_out(struct convert *cv, const struct convert_target *t)
 {
+	struct cow_create_cfg cfg;
+
 	if (!cv->out_path)
 		return IMG_OK;
+	if (cv->resumable) {
+		cfg = create_cfg(t, cv->out_path, cv->size);
+		return resume_open(cv, t, &cfg);
+	}
 	if (!cv->into)
 		return open_draft(cv, t, cv->size);
 	if (img_open(&t->cmd, cv->out_path, COW_OPEN_WRITE, &cv->out))
@@ -118,19 +124,20 @@ static int explain(const struct convert *cv, int r)
 	const char *in = cv->path && !cv->gathered ? cv->path : "standard input";
 	const char *out = cv->out_path ? cv->out_path : "standard output";
 	bool file = cv->out && !cv->into && !cow_img_is_blkdev(cow_chain_image(cv->out, 0), 0);
+	const char *kept = cv->resume ? ", and the same command goes on from there" : "";
 
 	if (err && err->code)
 		return img_fail(cv->cmd, r, err);
 	if (r == -ECANCELED)
-		return img_fail_msg(cv->cmd, "%s after %" PRIu64 " of %" PRIu64 " bytes%s%s%s", why(cv, r),
+		return img_fail_msg(cv->cmd, "%s after %" PRIu64 " of %" PRIu64 " bytes%s%s%s%s", why(cv, r),
 				    cv->progress.done, cv->progress.total, file ? "; " : "",
-				    file ? out : "", file ? " was not made" : "");
+				    file ? out : "", file ? " was not made" : "", kept);
 	if (r == -EILSEQ)
 		return img_fail_msg(cv->cmd, "%s: at offset %" PRIu64 " %s%s", out, cv->virt, why(cv, r),
 				    file ? "; it was not made" : "");
-	return img_fail_msg(cv->cmd, "%s: %s at offset %" PRIu64 ": %s%s", cv->reading ? in : out,
+	return img_fail_msg(cv->cmd, "%s: %s at offset %" PRIu64 ": %s%s%s", cv->reading ? in : out,
 			    cv->reading ? "cannot read" : "cannot write", cv->virt, why(cv, r),
-			    !file ? "" : cv->reading ? "; nothing was made" : "; it was not made");
+			    !file ? "" : cv->reading ? "; nothing was made" : "; it was not made", kept);
 }
 
 static int report_json(const struct convert *cv, double seconds)
@@ -147,6 +154,8 @@ static int report_json(const struct convert *cv, double seconds)
 	} else {
 		cow_kv_u64(kv, "size", cv->size);
 	}
+	if (cv->resumable)
+		cow_kv_u64(kv, "resumed_at", cv->begin);
 	cow_kv_u64(kv, "read_bytes", cv->read_bytes);
 	cow_kv_u64(kv, "written_bytes", cv->written_bytes);
 	cow_kv_u64(kv, "zero_bytes", cv->zero_bytes);
@@ -200,6 +209,8 @@ static int finish(struct convert *cv)
 	img_progress_tick(&cv->progress, cv->progress.total, cv->progress.total);
 	if (!cv->out || cv->into)
 		return IMG_OK;
+	if (cv->resume)
+		return resume_publish(cv);
 	r = cow_image_publish(cv->out, &err);
 	cv->out = NULL;
 	return r ? img_fail(cv->cmd, r, &err) : IMG_OK;
@@ -328,7 +339,9 @@ int convert_image(struct convert *cv, struct convert_target *t)
 		status = finish(cv);
 	img_progress_end(&cv->progress);
 	status = img_close(cv->cmd, cv->source, cv->path, status);
-	if (cv->into)
+	if (cv->resume)
+		status = resume_end(cv, status);
+	else if (cv->into)
 		status = img_close(cv->cmd, cv->out, cv->out_path, status);
 	else if (cv->out)
 		cow_chain_close(cv->out);
@@ -375,6 +388,9 @@ int convert_opt(struct convert *cv, struct convert_target *t, int c)
 		return 0;
 	case IMG_OPT_VERIFY:
 		cv->verify = true;
+		return 0;
+	case IMG_OPT_RESUME:
+		cv->resumable = true;
 		return 0;
 	default:
 		return img_common_opt(cv->cmd, c);

@@ -25,6 +25,7 @@ struct convert {
 	bool ranged;
 	uint64_t from, len;
 	bool into;			/* OUT is there, and is written into; only with a range */
+	bool resumable;			/* what is interrupted is kept, and taken up */
 
 	struct cow_chain_cfg source_cfg, base_cfg;
 	struct cow_chain *source;	/* its map is read by this one; the workers open their own */
@@ -34,8 +35,10 @@ struct convert {
 	uint64_t begin, size;		/* bytes of the new image to be made are before @size */
 	uint64_t source_size;
 	uint64_t shift;			/* what goes to @virt is in the source at @virt + this, modulo 2^64 */
+	uint64_t done;			/* everything before it is moved */
 	size_t unit;
 	struct pieces *pieces;
+	struct resume *resume;		/* of a resumable one that is under way */
 
 	struct cow_extent ext;		/* of the source, at the current position; len 0: none yet */
 	unsigned ext_layer;
@@ -67,6 +70,17 @@ int convert_image(struct convert *cv, struct convert_target *t);
  */
 int convert_face(const struct cow_cli *face, const char *from, const char *to,
 		 const char *const *operands, int argc, char **argv);
+
+/*
+ * A resumable one, see cowimg-resume.c. resume_open() makes or finds the draft of @cfg: cv->out, of
+ * which everything before cv->begin is there. resume_note() now and then records cv->done, 0 or
+ * -errno. Then resume_publish(), unless it failed, and always resume_end(), which returns @status
+ * or what is worse. Failures but those of resume_note() are explained.
+ */
+int resume_open(struct convert *cv, const struct convert_target *t, const struct cow_create_cfg *cfg);
+int resume_note(struct convert *cv);
+int resume_publish(struct convert *cv);
+int resume_end(struct convert *cv, int status);
 
 /* Moves everything. 0, -ECANCELED, or -errno with cv->virt and cv->reading. */
 int convert_transfer(struct convert *cv);

@@ -264,7 +264,11 @@ static int finish_oldest(struct convert *cv, bool *ret_any)
 	cv->virt = p->virt;
 	cv->reading = p->result && !p->placing;
 	r = p->result ? p->result : place(cv, p);
-	if (!r && tick(cv, p->virt + p->len))
+	if (!r)
+		cv->done = p->virt + p->len;
+	if (!r && cv->resume)
+		r = resume_note(cv);
+	if (!r && tick(cv, cv->done))
 		r = -ECANCELED;
 	pieces_release(cv->pieces);
 	return r;

@@ -48,6 +48,7 @@ enum {
 	IMG_OPT_NO_DRAIN,
 	IMG_OPT_DIRECT,
 	IMG_OPT_RESERVE,
+	IMG_OPT_RESUME,
 };
 
 /* One command: its name, and the options that mean the same for every verb. */
