@@ -290,10 +290,7 @@ static int need_writable(const struct cow_chain *c, struct cow_err *err)
 	return cow_err_set(err, -EROFS, "%s: opened read-only", c->layers[0]->path);
 }
 
-/*
- * The image grew from @old: what its base has there must not appear. Formats that
- * remember how far the base shows (below_limit) need no help.
- */
+/* What the base has in [@old, below_limit) is covered by zeroes. */
 static int hide_base(struct cow_chain *c, uint64_t old)
 {
 	uint64_t end = cow_min(c->layers[0]->img.below_limit, c->n > 1 ? c->layers[1]->img.size : 0);
@@ -303,6 +300,27 @@ static int hide_base(struct cow_chain *c, uint64_t old)
 		return 0;
 	rc = cow_chain_zero(c, old, end - old);
 	return rc ? rc : cow_chain_flush(c);
+}
+
+/*
+ * The image grew from @old: what its base has there must not appear. Formats that
+ * remember how far the base shows (below_limit) need no help.
+ */
+static int end_growing(struct cow_chain *c, uint64_t old, struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0]->img;
+	int rc = hide_base(c, old);
+
+	if (!img->fmt->grown)
+		return rc;
+	if (rc == 0)
+		rc = img->fmt->grown(img, err);
+	if (rc) {
+		img->size = old;
+		img->below_limit = cow_min(img->below_limit, old);
+		img->gen++;
+	}
+	return rc;
 }
 
 int cow_chain_resize(struct cow_chain *c, uint64_t size, bool shrink, struct cow_err *err)
@@ -328,8 +346,8 @@ int cow_chain_resize(struct cow_chain *c, uint64_t size, bool shrink, struct cow
 	if (rc == 0)
 		rc = img->fmt->resize(img, size, err);
 	img->gen++;
-	if (rc == 0)
-		rc = hide_base(c, old);
+	if (rc == 0 && size > old)
+		rc = end_growing(c, old, err);
 	return rc ? cow_err_set(err, rc, "%s: resize: %s", img->path, strerror(-rc)) : 0;
 }
 

@@ -123,18 +123,16 @@ static int clear_tail(struct cow_image *img)
 	return rc ? rc : cow_img_sync(img, 0);
 }
 
-static int grow(struct cow_image *img, struct qcow *next)
+/* All but the size in the header. */
+static int grow(struct cow_image *img, const struct qcow *next)
 {
 	struct qcow *q = img->priv;
+	struct qcow longer = *next;
 	int rc = clear_tail(img);
 
-	if (rc)
-		return rc;
-	if (next->l1_n > q->l1_n)
-		return qcow_move_l1(img, next);
-	rc = qcow_header_update(img, next);
-	if (rc == 0)
-		q->size = next->size;
+	longer.size = q->size;
+	if (rc == 0 && next->l1_n > q->l1_n)
+		rc = qcow_move_l1(img, &longer);
 	return rc;
 }
 
@@ -155,9 +153,23 @@ int qcow_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
 	if (next.size > q->size)
 		rc = grow(img, &next);
 	cow_img_drop_cache(img);
-	img->size = img->below_limit = q->size;
+	img->size = img->below_limit = rc ? q->size : next.size;
 	return rc ? cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
 				(unsigned long long)size) : 0;
+}
+
+int qcow_grown(struct cow_image *img, struct cow_err *err)
+{
+	struct qcow *q = img->priv, next = *q;
+	int rc;
+
+	next.size = img->size;
+	rc = qcow_header_update(img, &next);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
+				   (unsigned long long)img->size);
+	q->size = next.size;
+	return 0;
 }
 
 /* ---- the base ---- */

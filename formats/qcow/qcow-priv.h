@@ -210,6 +210,7 @@ int qcow_create(struct cow_image *img, const struct cow_create *c, struct cow_er
 int qcow_measure(struct cow_image *img, const struct cow_create *c, struct cow_measure *ret,
 		 struct cow_err *err);
 int qcow_resize(struct cow_image *img, uint64_t size, struct cow_err *err);
+int qcow_grown(struct cow_image *img, struct cow_err *err);
 int qcow_make_empty(struct cow_image *img, struct cow_err *err);
 int qcow_rebase(struct cow_image *img, const struct cow_backing *backing,
 		const struct cow_identity *identity, bool committing, struct cow_err *err);

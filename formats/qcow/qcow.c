@@ -124,6 +124,7 @@ static struct cow_format qcow_format = {
 	.create = qcow_create,
 	.measure = qcow_measure,
 	.resize = qcow_resize,
+	.grown = qcow_grown,
 	.check = qcow_check,
 	.make_empty = qcow_make_empty,
 	.rebase = qcow_rebase,

@@ -349,5 +349,6 @@ int qcow2_rewidth_check(struct cow_image *img, unsigned order, struct cow_err *e
 
 /* qcow2-resize.c */
 int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err);
+int qcow2_grown(struct cow_image *img, struct cow_err *err);
 
 #endif

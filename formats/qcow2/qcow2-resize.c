@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Another virtual size. The header's size is what counts: it is written when a
- * larger image has all it needs, and before a smaller one loses anything, so an
- * interrupted change leaves the one or the other. What a smaller size leaves
- * behind the end is let go afterwards, and, should that have been interrupted,
- * before the image grows again.
+ * larger image has all it needs, zeroes over what its base has there included, and
+ * before a smaller one loses anything, so an interrupted change leaves the one or
+ * the other. What is behind the end then is let go afterwards, and, should that have
+ * been interrupted, before the image grows again.
  */
 #include <errno.h>
 
@@ -279,8 +279,6 @@ static int change(struct cow_image *img, uint64_t size)
 		rc = grow_l1(img, qcow2_l1_needed(q, size));
 	if (rc == 0 && grows)
 		rc = fit_data_file(img, size);
-	if (rc == 0 && grows)
-		rc = set_size(img, size);
 	cow_img_drop_cache(img);
 	loaded = qcow2_writer_load(img, NULL);
 	return rc ? rc : loaded;
@@ -302,7 +300,16 @@ int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
 				   img->path, (unsigned long long)size);
 	size = cow_round_up(size, QCOW2_SIZE_UNIT);
 	rc = size != q->size ? change(img, size) : 0;
-	img->size = img->below_limit = q->size;
+	/* A larger one is recorded by qcow2_grown(). */
+	img->size = img->below_limit = rc ? q->size : size;
 	return rc ? cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
 				(unsigned long long)size) : 0;
+}
+
+int qcow2_grown(struct cow_image *img, struct cow_err *err)
+{
+	int rc = set_size(img, img->size);
+
+	return rc ? cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
+				(unsigned long long)img->size) : 0;
 }

@@ -288,6 +288,7 @@ static struct cow_format qcow2_format = {
 	.end = qcow2_end,
 	.create = qcow2_create,
 	.resize = qcow2_resize,
+	.grown = qcow2_grown,
 	.check = qcow2_check,
 	.make_empty = qcow2_make_empty,
 	.rebase = qcow2_rebase,

@@ -55,13 +55,15 @@ void image_close(struct rig *r)
 /* Bytes at random, with zeroes between; the model knows what of them the image shows. */
 static void make_base(struct rig *r, const struct image_shape *s)
 {
-	uint8_t *p = model_bytes(r->m);
-	uint64_t shown = cow_min(s->base_size, s->size);
+	uint8_t *p = malloc(s->base_size);
 
-	for (uint64_t i = 0; i < shown; i++)
+	CHECK(p);
+	for (uint64_t i = 0; i < s->base_size; i++)
 		p[i] = i / 4096 % 5 == 3 ? 0 : (uint8_t)rig_rand(r, 256);
 	CHECK_EQ(cow_sim_add(r->sim, RIG_BASE, s->base_size, false), 0);
-	CHECK_EQ(cow_sim_write(r->sim, RIG_BASE, p, shown, 0), 0);
+	CHECK_EQ(cow_sim_write(r->sim, RIG_BASE, p, s->base_size, 0), 0);
+	memcpy(model_bytes(r->m), p, cow_min(s->base_size, s->size));
+	free(p);
 }
 
 static void make_image(struct rig *r, const struct image_shape *s)
@@ -350,6 +352,35 @@ void image_interrupted_emptying(void)
 	for (size_t i = 0; i < image_kind.n; i++) {
 		if (image_kind.shapes[i].base_size && !image_kind.shapes[i].cap)
 			cut_emptying(&image_kind.shapes[i]);
+	}
+}
+
+/* ---- growing ---- */
+
+/* At no moment does an image that grows show what a longer base has there. */
+static void cut_growth(const struct image_shape *s)
+{
+	struct rig r;
+
+	image_init(&r, s, test_rand());
+	image_open(&r);
+	image_work(&r, 8);
+	rig_must(&r, &(struct rig_op){ .kind = RIG_RESIZE, .len = cow_max(model_size(r.m), s->base_size) + 512 });
+	image_close(&r);
+	for (size_t pos = s->prepare ? 1 : 0; pos <= cow_sim_log_len(r.sim, RIG_OVER); pos++) {
+		image_cut(&r, s, pos, COW_SIM_PREFIX);
+		image_cut(&r, s, pos, COW_SIM_RANDOM);
+	}
+	rig_free(&r);
+}
+
+void image_growth_hides_base(void)
+{
+	for (size_t i = 0; i < image_kind.n; i++) {
+		const struct image_shape *s = &image_kind.shapes[i];
+
+		if (s->base_size > s->size && s->cap > s->base_size)
+			cut_growth(s);
 	}
 }
 

@@ -56,6 +56,7 @@ void image_power_cuts(void);
 void image_no_leaks_after_close(unsigned sessions, unsigned ops);
 void image_failing_disk(void);
 void image_interrupted_emptying(void);	/* over those with a base, that do not grow */
+void image_growth_hides_base(void);	/* over those with a longer base, that grow */
 void image_many_at_once(void);
 void image_restartable_map(void);
 /* On the first shape: a flush after new clusters is one sync of data, one of metadata (@first at first). */
@@ -104,6 +105,10 @@ void image_encoded_refused(void);
 	TEST(interrupted_emptying)				\
 	{							\
 		image_interrupted_emptying();			\
+	}							\
+	TEST(growth_hides_the_base)				\
+	{							\
+		image_growth_hides_base();			\
 	}							\
 	TEST(many_requests_at_once)				\
 	{							\

@@ -198,11 +198,9 @@ static unsigned cut_snapshot(struct rig *r, struct state *state, enum cow_snapsh
 	return cut(r, &before, state, names[op]);
 }
 
-/* Another size; larger only where no base could show for a moment. */
 static unsigned cut_resize(struct rig *r, struct state *state)
 {
-	uint64_t cap = r->cfg.base_size ? state->disk.size : 2 * r->cfg.size, kept;
-	uint64_t size = cow_max(COW_KIB(100), rig_rand(r, cap)) / 512 * 512;
+	uint64_t size = cow_max(COW_KIB(100), rig_rand(r, 2 * r->cfg.size)) / 512 * 512, kept;
 	struct state before = *state;
 	struct cow_err err = { 0 };
 

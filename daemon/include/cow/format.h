@@ -280,11 +280,19 @@ struct cow_format {
 	 */
 	const struct cow_opt *amend_opts;
 	int (*amend)(struct cow_image *img, const struct cow_args *args, struct cow_err *err);
+
+	/*
+	 * Of a format without a below_limit of its own: resize() to a larger size sets img->size, and
+	 * leaves it to this to record it. In between libcow hides what the base has behind the old end,
+	 * so that an image whose growing was interrupted never shows it. Optional.
+	 */
+	int (*grown)(struct cow_image *img, struct cow_err *err);
 };
 
 /*
  * File access for the control-path callbacks above: begin, end, open, create, resize, check,
- * make_empty, rebase, snapshot, snapshots, amend. Never from map, commit, verify or seal. Synchronous.
+ * make_empty, rebase, snapshot, snapshots, amend, grown. Never from map, commit, verify or seal.
+ * Synchronous.
  * file 0 is the image itself, 1 its data file, which is not there yet in open and create.
  * Return 0 or -errno; a read past the end of the file gives zeroes.
  */
