@@ -3,6 +3,7 @@
 
 A half prints, a line each, and nothing else:
 	R ROUND ROW TARGET JSON    what the client said of a row on a target, maybe more
+	S ROUND WHO VERB NUMBER    nanoseconds that a script took
 	M NAME NUMBER              a fact; "M done 1" is the last line
 	N TARGET WHY               a target is left out
 """
@@ -89,6 +90,9 @@ def boot(machine, env, half):
         if kind == 'R':
             _, row, target, result = rest.split(' ', 3)
             values.setdefault(row, {}).setdefault(target, []).append(json.loads(result))
+        elif kind == 'S':
+            _, who, verb, ns = rest.split()
+            values.setdefault(verb, {}).setdefault(who, []).append(int(ns))
         elif kind == 'M':
             name, value = rest.split()
             facts[name] = int(value)
