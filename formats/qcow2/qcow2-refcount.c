@@ -582,8 +582,10 @@ void qcow2_unref_entry(struct qcow2 *q, uint64_t e)
 		first = off >> q->cluster_bits;
 		n = ((off + qcow2_cmp_bytes(q, e) - 1) >> q->cluster_bits) - first + 1;
 	}
-	for (uint64_t i = 0; off && i < n; i++)
-		qcow2_unref(q, first + i, 1);
+	for (uint64_t i = 0; off && i < n; i++) {
+		if (!qcow2_set_has(&q->w.meta, first + i))	/* metadata stays what it is */
+			qcow2_unref(q, first + i, 1);
+	}
 }
 
 /* ---- past the cache ---- */

@@ -316,30 +316,194 @@ TEST(compressed_entries)
 	bad_tell();
 }
 
-/* Data entries that point at metadata: nothing is written there, and the image is marked. */
+/* ---- entries that point at metadata: it does not change by a byte ---- */
+
+/* With a snapshot, of which the active tables are no part, and a spare cluster for each of its own. */
+static void make_areas(const char *options)
+{
+	struct cow_err err = { 0 };
+	uint8_t data[512] = { 7 };
+	struct cow_chain *c;
+
+	bad_make(options);
+	c = bad_open(COW_OPEN_WRITE, "", &err);
+	CHECK(c);
+	if (cow_chain_snapshot(c, COW_SNAPSHOT_CREATE, "s", &err))
+		FAIL("snapshot: %s", err.msg);
+	CHECK_EQ(cow_chain_pwrite(c, data, sizeof(data), 0), 0);
+	CHECK_EQ(cow_chain_close(c), 0);
+}
+
+static uint64_t header_area(void)
+{
+	return 0;
+}
+
+static uint64_t refblock_area(void)
+{
+	return bad_get(at_reftable(), 8);
+}
+
+static uint64_t snapshot_table_area(void)
+{
+	return bad_get(QCOW2_H_SNAPSHOTS_OFF, 8);
+}
+
+static uint64_t snapshot_l1_area(void)
+{
+	return bad_get(snapshot_table_area(), 8);
+}
+
+static uint64_t snapshot_l2_area(void)
+{
+	return bad_get(snapshot_l1_area(), 8) & QCOW2_OFFSET_MASK;
+}
+
+static const struct {
+	const char *name;
+	uint64_t (*where)(void);
+} areas[] = {
+	{ "header", header_area }, { "refcount table", at_reftable }, { "refcount block", refblock_area },
+	{ "L1 table", at_l1 }, { "L2 table", at_l2 }, { "snapshot table", snapshot_table_area },
+	{ "L1 table of a snapshot", snapshot_l1_area }, { "L2 table of a snapshot", snapshot_l2_area },
+};
+
+/* What a kind of entry is when it points at @where; 0: it cannot. */
+static uint64_t entry_of(unsigned kind, uint64_t where)
+{
+	switch (kind) {
+	case 0:
+		return where ? where | QCOW2_COPIED : 0;
+	case 1:
+		return where ? where | QCOW2_COPIED | QCOW2_ZERO : 0;
+	case 2:
+		return where;			/* shared, it says */
+	default:
+		return QCOW2_COMPRESSED | (where + 600);
+	}
+}
+
+static const char *const entry_kinds[] = { "data", "preallocated zeroes", "shared data", "compressed" };
+
+/* All kinds of change of the cluster at @virt. True: one of them was refused. */
+static bool change(struct cow_chain *c, uint64_t virt, uint64_t cluster)
+{
+	uint8_t data[512] = { 1 };
+	bool refused = cow_chain_pwrite(c, data, sizeof(data), virt + 512) == -EIO;
+
+	refused |= cow_chain_zero(c, virt, cluster) == -EIO;
+	refused |= cow_chain_discard(c, virt, cluster) == -EIO;
+	(void)cow_chain_flush(c);
+	return refused;
+}
+
+/* What of an area writing may change for other reasons: refcounts of data, marks in the header. */
+static void leave_out(unsigned area, uint8_t *bytes, uint64_t cluster)
+{
+	if (areas[area].where == header_area)
+		memset(bytes + KEPT_BYTES, 0, 512 - KEPT_BYTES);
+	if (areas[area].where != refblock_area)
+		return;
+	for (size_t i = 0; i < COW_ARRAY_SIZE(areas); i++)	/* the areas' own stay */
+		bytes[areas[i].where() / cluster * 2] |= 0x80;
+	for (uint64_t i = 0; i < cluster; i += 2) {
+		if (!(bytes[i] & 0x80))
+			bytes[i + 1] = 0;
+	}
+}
+
+static void entry_upon_area(const char *options, uint64_t cluster, unsigned area, unsigned kind)
+{
+	static uint8_t before[16384], after[16384];
+	uint64_t where, entry, at, victim = 40;
+	struct cow_err err = { 0 };
+	struct cow_chain *c;
+	bool refused;
+
+	make_areas(options);
+	where = areas[area].where();
+	entry = entry_of(kind, where);
+	at = at_l2() + victim * (options == sub ? 16 : 8);
+	if (!entry || (options == sub && kind == 1))
+		return;
+	bad_put(at, 8, entry);
+	if (options == sub && kind != 3)
+		bad_put(at + 8, 8, UINT32_MAX);
+	CHECK_EQ(cow_sim_read(bad_machine(), BAD_IMG, before, cluster, where), 0);
+	c = bad_open(COW_OPEN_WRITE, "", &err);
+	if (!c)
+		FAIL("%s at the %s: %s", entry_kinds[kind], areas[area].name, err.msg);
+	refused = change(c, victim * cluster, cluster);
+	(void)cow_chain_close(c);
+	CHECK_EQ(cow_sim_read(bad_machine(), BAD_IMG, after, cluster, where), 0);
+	if (areas[area].where == at_l2) {	/* the entry itself is there */
+		memcpy(after + (at - where), before + (at - where), options == sub ? 16 : 8);
+	}
+	leave_out(area, before, cluster);
+	leave_out(area, after, cluster);
+	if (memcmp(before, after, cluster))
+		FAIL("%s at the %s (%s): the area changed", entry_kinds[kind], areas[area].name, options);
+	if (kind > 1)
+		return;		/* those get a cluster of their own */
+	if (!refused || !(bad_get(QCOW2_H_INCOMPAT, 8) & QCOW2_INCOMPAT_CORRUPT))
+		FAIL("%s at the %s (%s): not refused, or the image not marked", entry_kinds[kind],
+		     areas[area].name, options);
+	CHECK(!bad_open(COW_OPEN_WRITE, "", &err));
+	CHECK(strstr(err.msg, "marked as damaged"));
+}
+
+/* Where data would lie upon metadata nothing is written, and the image is marked. */
 TEST(data_over_metadata)
 {
-	static const uint64_t areas[] = { REFTABLE, REFBLOCK, L1, L1 + CLUSTER };
+	unsigned n = 0;
 
-	for (size_t i = 0; i < COW_ARRAY_SIZE(areas); i++) {
-		uint8_t before[CLUSTER], after[CLUSTER], data[512] = { 1 };
-		struct cow_err err = { 0 };
-		struct cow_chain *c;
+	for (unsigned area = 0; area < COW_ARRAY_SIZE(areas); area++) {
+		for (unsigned kind = 0; kind < COW_ARRAY_SIZE(entry_kinds); kind++) {
+			entry_upon_area(plain, 4096, area, kind);
+			entry_upon_area(sub, 16384, area, kind);
+			n += 2;
+		}
+	}
+	printf("%u pairs of an area and an entry\n", n);
+}
 
-		bad_make(plain);
-		CHECK_EQ(at_l2(), L1 + CLUSTER);
-		bad_put(at_l2() + 8 * 9, 8, areas[i] | QCOW2_COPIED);
-		CHECK_EQ(cow_sim_read(bad_machine(), BAD_IMG, before, CLUSTER, areas[i]), 0);
-		c = bad_open(COW_OPEN_WRITE, "", &err);
-		CHECK(c);
-		CHECK_EQ(cow_chain_pwrite(c, data, sizeof(data), 9 * CLUSTER), -EIO);
-		CHECK_EQ(cow_chain_zero(c, 9 * CLUSTER, CLUSTER), -EIO);
-		CHECK_EQ(cow_chain_pwrite(c, data, sizeof(data), 0), -EIO);
-		CHECK_EQ(cow_chain_close(c), 0);
-		CHECK_EQ(cow_sim_read(bad_machine(), BAD_IMG, after, CLUSTER, areas[i]), 0);
-		CHECK(memcmp(before, after, CLUSTER) == 0);
-		CHECK(bad_get(72, 8) & QCOW2_INCOMPAT_CORRUPT);
-		CHECK(!bad_open(COW_OPEN_WRITE, "", &err));
-		CHECK(strstr(err.msg, "marked as damaged"));
+/* Tables that would lie upon metadata: the image is not opened for writing, and stays as it is. */
+TEST(tables_over_metadata)
+{
+	static const struct {
+		const char *name;
+		uint64_t (*where)(void);
+	} tables[] = {
+		{ "L1 entry", at_l1 }, { "refcount table entry", at_reftable },
+		{ "spare refcount table entry", at_reftable_spare },
+		{ "L1 entry of a snapshot", snapshot_l1_area }, { "L1 table of a snapshot", snapshot_table_area },
+	};
+	static uint8_t before[1 << 18], after[1 << 18];
+
+	for (unsigned area = 0; area < COW_ARRAY_SIZE(areas); area++) {
+		for (unsigned i = 0; i < COW_ARRAY_SIZE(tables); i++) {
+			struct cow_err err = { 0 };
+			uint64_t at, where, size;
+
+			make_areas(plain);
+			at = tables[i].where();
+			where = areas[area].where();
+			size = cow_sim_size(bad_machine(), BAD_IMG);
+			CHECK(size <= sizeof(before));
+			/* What an entry has already, what says that there is none, what is shared by right. */
+			if ((bad_get(at, 8) & QCOW2_OFFSET_MASK) == where || where == 0 ||
+			    (tables[i].where == snapshot_l1_area && areas[area].where == at_l2) ||
+			    (tables[i].where == snapshot_table_area && areas[area].where == snapshot_l2_area) ||
+			    (tables[i].where == at_l1 && areas[area].where == snapshot_l2_area))
+				continue;
+			bad_put(at, 8, where | (tables[i].where == at_l1 ? QCOW2_COPIED : 0));
+			CHECK_EQ(cow_sim_read(bad_machine(), BAD_IMG, before, size, 0), 0);
+			if (bad_open(COW_OPEN_WRITE, "", &err))
+				FAIL("%s at the %s: was opened for writing", tables[i].name, areas[area].name);
+			CHECK(strstr(err.msg, "repair"));
+			CHECK_EQ(cow_sim_size(bad_machine(), BAD_IMG), size);
+			CHECK_EQ(cow_sim_read(bad_machine(), BAD_IMG, after, size, 0), 0);
+			CHECK(memcmp(before, after, size) == 0);
+		}
 	}
 }
