@@ -4,15 +4,14 @@
  * as what an incremental backup has to hold. Ranges that both maps call zero, or
  * that come from layers which both images have, are not read.
  */
-#include "cowimg-pieces.h"
+#include "cowimg-pair.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 
-#include "cowimg.h"
+#include "cowimg-pieces.h"
 
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_FORMAT,
@@ -34,15 +33,6 @@ static const struct cow_cli cli = {
 	.opts = opts,
 };
 
-struct side {
-	struct cow_chain_cfg cfg;
-	struct cow_chain *c;
-	uint64_t size;
-	unsigned shared_from;	/* layers from here on are the other image's, too */
-	struct cow_extent ext;	/* at the current position; len 0: none yet */
-	unsigned layer;
-};
-
 /* A range of one kind that is not printed yet. */
 struct change {
 	uint64_t start, len;
@@ -52,8 +42,7 @@ struct change {
 struct diff {
 	const struct img_cmd *cmd;
 	struct img_progress progress;
-	struct side a, b;
-	uint64_t end;
+	struct pair pair;
 	struct pieces *pieces;
 	struct change last;
 	uint64_t changed;
@@ -62,34 +51,6 @@ struct diff {
 
 /* ---- what need not be read ---- */
 
-static int advance(struct side *s, uint64_t virt, uint64_t end)
-{
-	if (s->ext.len && virt - s->ext.virt < s->ext.len)
-		return 0;
-	s->layer = 0;
-	s->ext = (struct cow_extent){ .virt = virt, .len = end - virt, .kind = COW_HOLE };
-	if (virt >= s->size)
-		return 0;
-	return cow_chain_next_extent(s->c, 0, virt, s->size, &s->ext, &s->layer);
-}
-
-/* From @virt to *ret_end: is it known that both read the same? */
-static int look(struct diff *d, uint64_t virt, bool *ret_same, uint64_t *ret_end)
-{
-	int r = advance(&d->a, virt, d->end);
-
-	if (!r)
-		r = advance(&d->b, virt, d->end);
-	if (r) {
-		d->a.ext.len = d->b.ext.len = 0;
-		return r;
-	}
-	*ret_same = (d->a.ext.kind == COW_HOLE && d->b.ext.kind == COW_HOLE) ||
-		    (d->a.layer >= d->a.shared_from && d->b.layer >= d->b.shared_from);
-	*ret_end = cow_min(d->a.ext.virt + d->a.ext.len, d->b.ext.virt + d->b.ext.len);
-	return 0;
-}
-
 /* The first unit from @virt on that has to be looked at. */
 static int skip_same(struct diff *d, uint64_t virt, uint64_t *ret)
 {
@@ -97,22 +58,22 @@ static int skip_same(struct diff *d, uint64_t virt, uint64_t *ret)
 	bool same = true;
 	int r = 0;
 
-	while (at < d->end && !r) {
-		r = look(d, at, &same, &end);
+	while (at < d->pair.end && !r) {
+		r = pair_look(&d->pair, at, &same, &end);
 		if (r || !same)
 			break;
 		at = end;
-		if (img_progress_tick(&d->progress, virt, d->end))
+		if (img_progress_tick(&d->progress, virt, d->pair.end))
 			r = -ECANCELED;
 	}
-	*ret = at < d->end ? cow_round_down(at, PIECE_UNIT) : at;
+	*ret = at < d->pair.end ? cow_round_down(at, PIECE_UNIT) : at;
 	return r;
 }
 
 /* Fills in the piece that starts at @virt. */
 static int plan_piece(struct diff *d, struct piece *p, uint64_t virt)
 {
-	uint64_t stop = cow_min(cow_round_down(virt, PIECE_BYTES) + PIECE_BYTES, d->end), end;
+	uint64_t stop = cow_min(cow_round_down(virt, PIECE_BYTES) + PIECE_BYTES, d->pair.end), end;
 	bool same;
 	int r;
 
@@ -120,7 +81,7 @@ static int plan_piece(struct diff *d, struct piece *p, uint64_t virt)
 	p->len = stop - virt;
 	memset(p->fate, PIECE_SAME, cow_div_up(p->len, PIECE_UNIT));
 	for (uint64_t at = virt; at < stop; at = end) {
-		r = look(d, at, &same, &end);
+		r = pair_look(&d->pair, at, &same, &end);
 		if (r)
 			return r;
 		end = cow_min(end, stop);
@@ -179,7 +140,7 @@ static int finish_oldest(struct diff *d, bool *ret_any)
 		if (fate != PIECE_SAME)
 			add_change(d, p->virt + at, cow_min(PIECE_UNIT, p->len - at), fate == PIECE_ZERO);
 	}
-	if (!r && img_progress_tick(&d->progress, p->virt + p->len, d->end))
+	if (!r && img_progress_tick(&d->progress, p->virt + p->len, d->pair.end))
 		r = -ECANCELED;
 	pieces_release(d->pieces);
 	return r;
@@ -193,9 +154,9 @@ static int walk(struct diff *d)
 	int r = 0;
 
 	while (!r && any) {
-		while (!r && virt < d->end && (p = pieces_free(d->pieces))) {
+		while (!r && virt < d->pair.end && (p = pieces_free(d->pieces))) {
 			r = skip_same(d, virt, &virt);
-			if (r || virt == d->end)
+			if (r || virt == d->pair.end)
 				break;
 			r = plan_piece(d, p, virt);
 			if (!r) {
@@ -210,43 +171,26 @@ static int walk(struct diff *d)
 	return r;
 }
 
-/* Which layers the images have in common. With options, the first one is another than its file. */
-static void find_shared(struct diff *d)
-{
-	unsigned na = cow_chain_depth(d->a.c), nb = cow_chain_depth(d->b.c);
-
-	d->a.shared_from = d->b.shared_from = UINT_MAX;
-	for (unsigned n = cow_min(na, nb); n > 0; n--) {
-		if (n == na && d->cmd->args)
-			continue;
-		if (img_same_layers(d->a.c, na - n, d->b.c, nb - n)) {
-			d->a.shared_from = na - n;
-			d->b.shared_from = nb - n;
-			return;
-		}
-	}
-}
-
 static int explain(struct diff *d, int r)
 {
 	const struct cow_err *err = pieces_error(d->pieces);
 
 	if (err->code)
 		return img_fail(d->cmd, r, err);
-	return img_fail_msg(d->cmd, "cannot compare %s with %s: %s", d->a.cfg.path, d->b.cfg.path,
+	return img_fail_msg(d->cmd, "cannot compare %s with %s: %s", d->pair.a.cfg.path, d->pair.b.cfg.path,
 			    r == -ECANCELED ? img_progress_why(&d->progress) : strerror(-r));
 }
 
 static int list(struct diff *d)
 {
-	struct pieces_cfg cfg = { .source = &d->b.cfg, .base = &d->a.cfg, .unit = PIECE_UNIT, .out_fd = -1 };
+	struct pieces_cfg cfg = { .source = &d->pair.b.cfg, .base = &d->pair.a.cfg, .unit = PIECE_UNIT, .out_fd = -1 };
 	int r = pieces_start(&cfg, &d->pieces), status;
 
 	if (r)
 		return img_fail(d->cmd, r, NULL);
 	if (d->kv) {
-		cow_kv_u64(d->kv, "size1", d->a.size);
-		cow_kv_u64(d->kv, "size2", d->b.size);
+		cow_kv_u64(d->kv, "size1", d->pair.a.size);
+		cow_kv_u64(d->kv, "size2", d->pair.b.size);
 		cow_kv_list(d->kv, "changes");
 	} else {
 		printf("%-18s %-18s %s\n", "Start", "Length", "Kind");
@@ -265,10 +209,10 @@ static int diff(struct diff *d)
 {
 	int r, status;
 
-	d->a.size = cow_chain_size(d->a.c);
-	d->b.size = cow_chain_size(d->b.c);
-	d->end = cow_max(d->a.size, d->b.size);
-	find_shared(d);
+	d->pair.a.size = cow_chain_size(d->pair.a.c);
+	d->pair.b.size = cow_chain_size(d->pair.b.c);
+	d->pair.end = cow_max(d->pair.a.size, d->pair.b.size);
+	pair_find_shared(&d->pair, d->cmd->args);
 	if (d->cmd->json) {
 		d->kv = cow_kv_new(stdout, COW_KV_JSON, IMG_SCHEMA);
 		if (!d->kv)
@@ -287,12 +231,12 @@ static int open_and_diff(const struct img_cmd *cmd, const char *format2, char **
 	struct diff d = { .cmd = cmd };
 	int status = IMG_FAILED;
 
-	d.a.cfg = img_chain_cfg(cmd, paths[0], 0);
-	d.b.cfg = img_chain_cfg(&second, paths[1], 0);
-	if (!img_open(cmd, paths[0], 0, &d.a.c) && !img_open(&second, paths[1], 0, &d.b.c))
+	d.pair.a.cfg = img_chain_cfg(cmd, paths[0], 0);
+	d.pair.b.cfg = img_chain_cfg(&second, paths[1], 0);
+	if (!img_open(cmd, paths[0], 0, &d.pair.a.c) && !img_open(&second, paths[1], 0, &d.pair.b.c))
 		status = diff(&d);
-	status = img_close(cmd, d.b.c, paths[1], status);
-	return img_close(cmd, d.a.c, paths[0], status);
+	status = img_close(cmd, d.pair.b.c, paths[1], status);
+	return img_close(cmd, d.pair.a.c, paths[0], status);
 }
 
 int cowimg_diff(int argc, char **argv)

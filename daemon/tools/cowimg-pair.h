@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Two chains side by side: where it is known that they read the same, without reading.
+ */
+#ifndef COWIMG_PAIR_H
+#define COWIMG_PAIR_H
+
+#include "cowimg.h"
+
+struct pair_side {
+	struct cow_chain_cfg cfg;	/* for those who open it once more */
+	struct cow_chain *c;
+	unsigned first;			/* the layer from which on it is compared */
+	uint64_t size;			/* of that */
+	unsigned shared_from;		/* layers from here on are the other's, too */
+	struct cow_extent ext;		/* at the current position; len 0: none yet */
+	unsigned layer;
+};
+
+struct pair {
+	struct pair_side a, b;
+	uint64_t end;
+};
+
+/* Which layers they have in common. @by_options: the first one of @a can be another than its file. */
+void pair_find_shared(struct pair *p, bool by_options);
+/* From @virt to *ret_end: is it known that both read the same? 0 or -errno. */
+int pair_look(struct pair *p, uint64_t virt, bool *ret_same, uint64_t *ret_end);
+
+#endif
