@@ -83,6 +83,20 @@ static int set_output(struct img_cmd *cmd, const char *style)
 	return 0;
 }
 
+static int set_progress_fd(struct img_cmd *cmd, const char *text)
+{
+	char *end;
+	long v;
+
+	errno = 0;
+	v = strtol(text, &end, 10);
+	if (errno || end == text || *end || v < 1 || v > INT_MAX || fcntl((int)v, F_GETFD) < 0)
+		return cow_cli_misuse(cmd->cli, "--progress-fd is an open file descriptor from 1 on, not '%s'",
+				      text);
+	cmd->progress_fd = (int)v;
+	return 0;
+}
+
 static int add_options(struct img_cmd *cmd, const char *text)
 {
 	struct cow_err err = { 0 };
@@ -123,6 +137,8 @@ int img_common_opt(struct img_cmd *cmd, int c)
 	case 'q':
 		cmd->quiet = true;
 		return 0;
+	case IMG_OPT_PROGRESS_FD:
+		return set_progress_fd(cmd, optarg);
 	case IMG_OPT_BACKING:
 		return add_path(cmd, "backing", cmd->backing, &cmd->n_backing, COW_CHAIN_DEPTH);
 	case IMG_OPT_BACKING_DIR:

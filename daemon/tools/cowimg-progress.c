@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Progress of long work, and the polite end of it: a bar on a terminal, one
- * line on SIGUSR1 everywhere, and signals that stop between two steps instead
+ * line on SIGUSR1 everywhere, lines for programs, and signals that stop between two steps instead
  * of in the middle of one. Escape codes are never written: the bar is redrawn
  * by carriage return, and only on a terminal.
  */
@@ -18,6 +18,7 @@
 
 #define BAR_CELLS 30
 #define REDRAW_NS 100000000ull	/* ten times a second is smooth and costs nothing */
+#define RETELL_NS 1000000000ull	/* for programs, once a second */
 
 uint64_t img_now_ns(void)
 {
@@ -37,6 +38,8 @@ void img_progress_begin(struct img_progress *p, const struct img_cmd *cmd)
 	p->cmd = cmd;
 	p->bar = cmd->progress && !cmd->quiet && isatty(STDERR_FILENO);
 	p->start_ns = img_now_ns();
+	if (cmd->progress_fd)
+		signal(SIGPIPE, SIG_IGN);	/* whoever does not read it any more stops nothing */
 	sigemptyset(&set);
 	for (size_t i = 0; i < COW_ARRAY_SIZE(watched); i++) {
 		/* Ignored by whoever started us (nohup): stays ignored. */
@@ -94,6 +97,26 @@ static void draw(struct img_progress *p, uint64_t now)
 	fflush(stderr);
 }
 
+/* A line for programs. One that cannot be written is left out. */
+static void tell(struct img_progress *p, uint64_t now)
+{
+	double secs = (double)(now - p->start_ns) / 1e9;
+	double rate = secs > 0 ? (double)p->done / secs : 0;
+	char line[256];
+	int n = snprintf(line, sizeof(line), "{\"schema\": %u, \"done_bytes\": %" PRIu64 ", "
+			 "\"bytes_per_second\": %.0f", IMG_SCHEMA, p->done, rate);
+
+	if (p->total)
+		n += snprintf(line + n, sizeof(line) - (size_t)n, ", \"total_bytes\": %" PRIu64, p->total);
+	if (p->total && rate >= 1)
+		n += snprintf(line + n, sizeof(line) - (size_t)n, ", \"seconds_left\": %.0f",
+			      (double)(p->total - p->done) / rate);
+	n += snprintf(line + n, sizeof(line) - (size_t)n, "}\n");
+	p->told_ns = now;
+	if (write(p->cmd->progress_fd, line, (size_t)n) < 0)
+		return;
+}
+
 static void take_signals(struct img_progress *p)
 {
 	struct signalfd_siginfo si;
@@ -113,16 +136,19 @@ static void take_signals(struct img_progress *p)
 
 bool img_progress_tick(struct img_progress *p, uint64_t done, uint64_t total)
 {
+	bool complete;
 	uint64_t now;
 
 	p->total = total;
 	p->done = total ? cow_min(done, total) : done;
 	take_signals(p);
-	if (p->bar) {
+	if (p->bar || p->cmd->progress_fd) {
 		now = img_now_ns();
-		if (!p->drawn_ns || now - p->drawn_ns >= REDRAW_NS ||
-		    (p->total && p->done == p->total))
+		complete = p->total && p->done == p->total;
+		if (p->bar && (!p->drawn_ns || now - p->drawn_ns >= REDRAW_NS || complete))
 			draw(p, now);
+		if (p->cmd->progress_fd && (!p->told_ns || now - p->told_ns >= RETELL_NS))
+			tell(p, now);
 	}
 	return p->stopped_by != 0;
 }
@@ -147,6 +173,8 @@ int img_progress_wait(struct img_progress *p, int fd, short events)
 void img_progress_end(struct img_progress *p)
 {
 	take_signals(p);
+	if (p->cmd->progress_fd)
+		tell(p, img_now_ns());
 	if (p->width)
 		fputc('\n', stderr);
 	p->width = 0;

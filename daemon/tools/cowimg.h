@@ -49,6 +49,7 @@ enum {
 	IMG_OPT_DIRECT,
 	IMG_OPT_RESERVE,
 	IMG_OPT_RESUME,
+	IMG_OPT_PROGRESS_FD,
 };
 
 /* One command: its name, and the options that mean the same for every verb. */
@@ -61,6 +62,7 @@ struct img_cmd {
 	unsigned n_backing, n_dirs;
 	bool force, no_backing;
 	bool quiet, progress, json;
+	int progress_fd;		/* 0: none */
 	bool creates, amends;		/* -o means the format's options of create(), or of amend() */
 	bool list_options;		/* -o help */
 };
@@ -80,7 +82,9 @@ struct img_cmd {
 #define IMG_CLI_OUTPUT \
 	{ IMG_OPT_OUTPUT, "output", "human|json", "for people (default) or for programs" }
 #define IMG_CLI_PROGRESS \
-	{ 'p', "progress", NULL, "show a bar on a terminal; SIGUSR1 prints a line in any case" }
+	{ 'p', "progress", NULL, "show a bar on a terminal; SIGUSR1 prints a line in any case" }, \
+	{ IMG_OPT_PROGRESS_FD, "progress-fd", "FD",				\
+	  "write a line of JSON there now and then, a file descriptor" }
 #define IMG_CLI_RANGE \
 	{ 's', "offset", "OFFSET", "first byte (default: 0)" }, \
 	{ 'l', "length", "LENGTH", "bytes; required" }
@@ -160,7 +164,7 @@ struct img_progress {
 	int stopped_by;			/* signal; 0: none */
 	bool bar;			/* stderr is a terminal and -p was given */
 	int width;			/* characters of the line drawn */
-	uint64_t start_ns, drawn_ns;
+	uint64_t start_ns, drawn_ns, told_ns;	/* begun, bar drawn, line written to cmd->progress_fd */
 	uint64_t done, total;		/* bytes; total 0: unknown */
 };
 
