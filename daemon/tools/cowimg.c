@@ -27,7 +27,7 @@ static const struct {
 	{ "map", cowimg_map, "list where each range of an image is stored" },
 	{ "measure", cowimg_measure, "tell how much room a new image takes" },
 	{ "read", cowimg_read, "copy a range of an image out" },
-	{ "rebase", cowimg_rebase, "record an overlay's base anew" },
+	{ "rebase", cowimg_rebase, "give an overlay another base" },
 	{ "resize", cowimg_resize, "change the virtual size" },
 	{ "snapshot", cowimg_snapshot, "list, make, apply and delete the snapshots inside an image" },
 	{ "write", cowimg_write, "write bytes into an image" },
