@@ -174,6 +174,7 @@ static int mend(const struct convert *cv, const struct img_cmd *out)
 	int r;
 
 	alone.no_backing = true;
+	alone.n_backing = 0;
 	if (img_open(&alone, cv->resume->part, COW_OPEN_WRITE | COW_OPEN_CHECK, &c))
 		return IMG_FAILED;
 	r = cow_chain_image(c, 0)->fmt->caps & COW_CAP_CHECK ?
@@ -241,6 +242,8 @@ int resume_open(struct convert *cv, const struct convert_target *t, const struct
 		r = hash_target(cv, t, &now.target);
 	if (r)
 		return img_fail(cv->cmd, r, NULL);
+	if (t->base)		/* wherever it is */
+		out.backing[out.n_backing++] = t->base;
 	if (!access(cv->out_path, F_OK))
 		return img_fail_msg(cv->cmd, "%s: %s", cv->out_path, strerror(EEXIST));
 	status = find_left(cv, &now, &there);

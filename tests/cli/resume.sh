@@ -47,6 +47,26 @@ for format in raw qcow2; do
 	same $format
 done
 
+subtest a base somewhere else
+mkdir elsewhere
+head -c 50M src.raw >elsewhere/base.raw
+for format in dscow qcow2; do
+	go_on $format -b elsewhere/../elsewhere/base.raw -F raw
+	cowimg compare -q -f $format -F raw out src.raw || fail "$format over a base is not the source"
+	rm out
+	none_left
+	(
+		cd elsewhere
+		cowimg convert -q --resume -f raw -O $format -b "$TMP/elsewhere/base.raw" -F raw ../src.raw ../out
+	)
+	cowimg compare -q -f $format --backing-dir=elsewhere -F raw out src.raw || fail "$format over a base is not the source"
+	rm out
+	mkdir -p other
+	cowimg convert -q --resume -f raw -O $format -b elsewhere/base.raw -F raw src.raw other/out
+	cowimg compare -q -f $format --backing=elsewhere/base.raw -F raw other/out src.raw || fail "$format over a base is not the source"
+	rm -r other
+done
+
 subtest a signal
 status=0
 cowimg convert --resume -f raw -O qcow2 src.raw out 2>said &
@@ -81,6 +101,7 @@ done <<-END
 	qcow2
 	qcow2 -c
 	qcow2 -o cluster_size=4K
+	dscow -b elsewhere/base.raw -F raw
 END
 
 if ! ldd "$BUILD/bin/cowimg" | grep -q libasan && command -v strace >/dev/null; then
