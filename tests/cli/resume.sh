@@ -71,8 +71,8 @@ subtest a signal
 status=0
 cowimg convert --resume -f raw -O qcow2 src.raw out 2>said &
 pid=$!
-wait_for 30 'grep -qs "^done [1-9]" out.state'
-kill -TERM $pid
+wait_for 60 '[ -e out ] || grep -qs "^done [1-9]" out.state'
+kill -TERM $pid 2>/dev/null || true
 wait $pid || status=$?
 if [ $status != 0 ]; then	# else it was faster
 	grep -q 'interrupted by SIGTERM.*and the same command goes on from there' said || fail "said: $(cat said)"
@@ -88,7 +88,7 @@ while read -r format options; do
 		# shellcheck disable=SC2086
 		cowimg convert --resume -f raw -O $format $options src.raw out >/dev/null 2>&1 &
 		pid=$!
-		[ $part = 1 ] || wait_for 30 "[ -e out ] || [ \$(sed -n 's/^done //p' out.state 2>/dev/null || echo 0) -ge $((part * 30000000)) ]"
+		[ $part = 1 ] || wait_for 60 "[ -e out ] || [ \$(sed -n 's/^done //p' out.state 2>/dev/null || echo 0) -ge $((part * 30000000)) ]"
 		kill -9 $pid 2>/dev/null || true
 		wait $pid 2>/dev/null || true
 	done
@@ -126,7 +126,7 @@ subtest what is refused
 start() {
 	cowimg convert --resume -f raw -O qcow2 src.raw out >/dev/null 2>&1 &
 	pid=$!
-	wait_for 30 'grep -qs "^done [1-9]" out.state'
+	wait_for 60 '[ -e out ] || grep -qs "^done [1-9]" out.state'
 	kill -9 $pid 2>/dev/null || true
 	wait $pid 2>/dev/null || true
 	[ ! -e out ] || skip_rest=yes
