@@ -393,14 +393,14 @@ static void disk_write(struct cow_sim *s, struct sim_disk *d, uint64_t off, cons
 	memcpy(e->data, data, len);
 }
 
-/* As fallocate(PUNCH_HOLE | KEEP_SIZE): nothing happens behind the end. */
+/* As fallocate(PUNCH_HOLE | KEEP_SIZE): nothing happens behind the end, but that its page can go. */
 static void disk_punch(struct cow_sim *s, struct sim_disk *d, uint64_t off, uint64_t len)
 {
 	struct sim_entry *e;
 
 	if (off >= d->st.size)
 		return;
-	len = cow_min(len, d->st.size - off);
+	len = cow_min(len, cow_round_up(d->st.size, SIM_PAGE) - off);
 	state_zero(&d->st, off, len);
 	disk_touched(s, d);
 	e = log_add(s, d, SIM_PUNCH);

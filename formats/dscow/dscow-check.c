@@ -149,7 +149,6 @@ static int punch_leaks(struct check *ck, const struct dscow_mapsec *sec, uint64_
 {
 	const struct dscow *d = ck->d;
 	uint64_t start = d->first_block + ((index * DSCOW_SEC_GRANULES) << d->granule_bits);
-	uint64_t end = d->first_block + d->size;
 	uint32_t n = 0, keep = sector_granules(ck, index), run;
 	int rc = 0;
 
@@ -158,7 +157,8 @@ static int punch_leaks(struct check *ck, const struct dscow_mapsec *sec, uint64_
 			;
 		if (run > n) {
 			uint64_t from = start + ((uint64_t)n << d->granule_bits);
-			uint64_t to = cow_min(start + ((uint64_t)run << d->granule_bits), end);
+			/* All of the last granule, too: nothing is behind, and a part of a block stays. */
+			uint64_t to = start + ((uint64_t)run << d->granule_bits);
 
 			rc = cow_img_punch(ck->img, 0, from, to - from);
 		}

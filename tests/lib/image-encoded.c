@@ -21,8 +21,7 @@ static void make_plain(struct rig *r, uint8_t *plain, uint64_t len, uint64_t clu
 	memset(plain + len, 0, cluster - len);
 }
 
-/* One cluster anywhere, in its stored form. Returns the result of the engine. */
-static int put_encoded(struct rig *r)
+int image_put_encoded(struct rig *r)
 {
 	struct cow_image *img = cow_chain_image(r->c, 0);
 	uint64_t cluster = img->block, virt = rig_rand(r, cow_div_up(img->size, cluster)) * cluster;
@@ -50,7 +49,7 @@ void image_work_encoded(struct rig *r, unsigned ops)
 {
 	for (unsigned i = 0; i < ops; i++) {
 		if (rig_rand(r, 3)) {
-			int rc = put_encoded(r);
+			int rc = image_put_encoded(r);
 
 			if (rc)
 				FAIL("an encoded cluster: %s", strerror(-rc));
@@ -94,7 +93,7 @@ void image_encoded_power_cuts(void)
 static void requests(struct rig *r)
 {
 	for (unsigned i = 0; i < 25; i++) {
-		(void)put_encoded(r);
+		(void)image_put_encoded(r);
 		if (i % 8 == 7)
 			(void)rig_do(r, &(struct rig_op){ .kind = RIG_FLUSH });
 	}

@@ -96,7 +96,7 @@ void image_init(struct rig *r, const struct image_shape *s, uint64_t seed)
 	shape_now = s;
 	*r = (struct rig){
 		.cfg = { .seed = seed, .base_size = s->base_size, .size = s->size, .cap = s->cap,
-			 .block = s->cluster, .granule = s->cluster,
+			 .block = s->block ? s->block : s->cluster, .granule = s->cluster,
 			 .cache_bytes = COW_KIB(512) },
 		.rng = seed, .base = RIG_BASE, .sim = cow_sim_new(seed),
 		.m = model_new(s->size, s->cap, s->cluster), .buf = malloc(RIG_MAX),
@@ -162,11 +162,12 @@ static int judge_open(struct rig *r, const char *name, uint32_t flags, size_t po
 	rc = cow_chain_check(c, &rep, flags & COW_OPEN_CHECK ? COW_CHECK_REPAIR : 0, why);
 	if (rc == 0 && rep.corruptions)
 		rc = cow_err_set(why, -EUCLEAN, "check finds%s", findings);
-	rep = (struct cow_report){ 0 };
+	rep = (struct cow_report){ .say = any_finding, .opaque = findings };
+	findings[0] = 0;
 	if (rc == 0 && (flags & COW_OPEN_CHECK))
 		rc = cow_chain_check(c, &rep, 0, why);
 	if (rc == 0 && rep.leaks + rep.corruptions)
-		rc = cow_err_set(why, -EUCLEAN, "not clean after a repair");
+		rc = cow_err_set(why, -EUCLEAN, "not clean after a repair%s", findings);
 	if (rc == 0)
 		rc = model_verify(r->m, c, pos, true, why);
 	rc2 = cow_chain_close(c);

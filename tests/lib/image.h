@@ -16,8 +16,10 @@
 struct image_shape {
 	const char *name, *options;	/* options: of create */
 	uint32_t cluster;
+	uint32_t block;			/* larger than a cluster where those are parts of one; 0: the same */
 	uint64_t base_size, size;	/* base_size 0: no base */
 	uint64_t cap;			/* grows up to here; 0: not at all */
+	bool grows_only;		/* in histories */
 	uint64_t fill;			/* written first */
 	uint64_t device;		/* on a block device of this size; 0: a file */
 	const char *open_options;	/* NULL: none */
@@ -62,6 +64,21 @@ void image_restartable_map(void);
 /* On the first shape: a flush after new clusters is one sync of data, one of metadata (@first at first). */
 void image_syncs_of_flush(unsigned first);
 
+/*
+ * All sequences of up to @length operations on images of four blocks, cut at every write. The base is
+ * shorter than the image by half a block: its end is a border, too.
+ */
+#define IMAGE_HISTORY_MAX	3u
+#define IMAGE_HISTORY_BLOCKS	4u
+#define IMAGE_HISTORY_SHAPE(name_, options_, block_, cluster_, ...)			\
+	{ .name = (name_), .options = (options_), .block = (block_), .cluster = (cluster_),	\
+	  .base_size = IMAGE_HISTORY_BLOCKS * (block_) - (block_) / 2 - 100,		\
+	  .size = IMAGE_HISTORY_BLOCKS * (block_) - 512,				\
+	  .cap = (IMAGE_HISTORY_BLOCKS + 2) * (block_), __VA_ARGS__ }
+void image_histories(unsigned length);
+
+/* One cluster anywhere, in its stored form. Returns the result of the engine. */
+int image_put_encoded(struct rig *r);
 /* Encoded clusters among other changes; many flushes: each has few reasons for its order. */
 void image_work_encoded(struct rig *r, unsigned ops);
 void image_encoded_power_cuts(void);

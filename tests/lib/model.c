@@ -166,7 +166,8 @@ void model_resize(struct model *m, uint64_t size)
 	if (size < m->size)
 		model_zero(m, size, m->size - size);
 	m->size = size;
-	m->low = cow_min(m->low, size);
+	/* What a shrink leaves of a granule may be claimed, for what shows when the disk grows again. */
+	m->low = cow_min(m->low, size < m->low ? cow_round_down(size, m->granule) : size);
 	m->ops[m->nops - 1].size = size;
 	m->ops[m->nops - 1].resize = true;
 }

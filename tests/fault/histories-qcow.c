@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * All short histories of qcow images (image.h), compressed clusters among their
+ * operations.
+ */
+#include "image.h"
+
+static const struct image_shape shapes[] = {
+	IMAGE_HISTORY_SHAPE("overlay", "cluster_size=4K", 4096, 4096, .grows_only = true),
+	IMAGE_HISTORY_SHAPE("on a device", "cluster_size=4K", 4096, 4096, .grows_only = true,
+			    .device = COW_MIB(2)),
+};
+
+const struct image_kind image_kind = { .format = "qcow", .shapes = shapes, .n = COW_ARRAY_SIZE(shapes) };
+
+TEST(short_sequences)
+{
+	image_histories(rig_full() ? 3 : 2);
+}
