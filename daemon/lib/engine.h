@@ -22,7 +22,7 @@ struct cow_layer {
 	struct cow_file file;		/* io NULL: a format without a file */
 	struct cow_file data;		/* its data file; io NULL: none */
 	struct cow_meta meta;
-	struct encoded *encoded;	/* the extent decoded last, or NULL */
+	struct encoded *encoded;	/* the extents decoded last, or NULL */
 	char *path;
 };
 

@@ -80,6 +80,7 @@ struct qcow2 {
 	unsigned cmp_shift;		/* bits of a compressed descriptor's offset */
 	bool extl2, corrupt_found;
 	char snapshot[64];		/* opened; empty: the active disk */
+	void *unzstd;			/* zstd's decoder, from the first use on */
 
 	struct qcow2_writer w;
 };
@@ -222,6 +223,7 @@ void qcow2_commit_encoded(struct cow_image *img, const struct cow_map *map, int 
 
 /* qcow2-decode.c */
 int qcow2_decode(struct cow_image *img, const struct cow_map *map, const void *raw, void *out);
+void qcow2_decode_end(struct qcow2 *q);		/* releases what it keeps from one to the next */
 
 /* qcow2-refcount.c */
 uint64_t qcow2_ref_get(const void *block, uint64_t index, unsigned order);

@@ -114,6 +114,7 @@ static int qcow2_open(struct cow_image *img, const struct cow_args *args, struct
 static void qcow2_close(struct cow_image *img)
 {
 	qcow2_writer_free(img->priv);
+	qcow2_decode_end(img->priv);
 }
 
 /* A writer that delays refcounts was interrupted: count anew. */

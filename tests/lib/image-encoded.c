@@ -21,17 +21,15 @@ static void make_plain(struct rig *r, uint8_t *plain, uint64_t len, uint64_t clu
 	memset(plain + len, 0, cluster - len);
 }
 
-int image_put_encoded(struct rig *r)
+/* The cluster in r->buf, in its stored form. Returns the result of the engine. */
+static int store(struct rig *r, uint64_t virt, uint64_t len)
 {
 	struct cow_image *img = cow_chain_image(r->c, 0);
-	uint64_t cluster = img->block, virt = rig_rand(r, cow_div_up(img->size, cluster)) * cluster;
-	uint64_t len = cow_min(cluster, img->size - virt);
+	uint64_t cluster = img->block;
 	uint8_t *plain = r->buf, *stored = r->buf + cluster;
 	size_t n = 0;
-	int rc;
+	int rc = img->fmt->encode(img, plain, stored, &n);
 
-	make_plain(r, plain, len, cluster);
-	rc = img->fmt->encode(img, plain, stored, &n);
 	if (rc == -ENOSPC)
 		return 0;
 	CHECK_EQ(rc, 0);
@@ -42,6 +40,16 @@ int image_put_encoded(struct rig *r)
 	model_end(r->m, cow_sim_log_len(r->sim, RIG_OVER), rc == 0);
 	r->failures += rc != 0;
 	return rc;
+}
+
+int image_put_encoded(struct rig *r)
+{
+	const struct cow_image *img = cow_chain_image(r->c, 0);
+	uint64_t cluster = img->block, virt = rig_rand(r, cow_div_up(img->size, cluster)) * cluster;
+	uint64_t len = cow_min(cluster, img->size - virt);
+
+	make_plain(r, r->buf, len, cluster);
+	return store(r, virt, len);
 }
 
 /* Encoded clusters among other changes. Many flushes: each has few reasons for its order. */
@@ -126,4 +134,90 @@ void image_encoded_refused(void)
 	image_close(&r);
 	CHECK_EQ(cow_sim_log_len(r.sim, RIG_OVER), 0);
 	rig_free(&r);
+}
+
+/* ---- reads ---- */
+
+#define STORED 12u	/* clusters; more than are kept */
+#define PARTS 6u	/* that one of them is read in */
+
+struct part {
+	struct cow_req req;
+	uint8_t buf[64];
+	int result;
+};
+
+static void part_done(struct cow_req *req, int result)
+{
+	struct part *p = cow_container_of(req, struct part, req);
+
+	p->result = result;
+}
+
+/* Of @n clusters from @first on, all parts at once; cluster k holds the byte k + 1. Each ends with @want. */
+static void read_parts(struct rig *r, uint64_t first, unsigned n, int want)
+{
+	uint64_t cluster = cow_chain_image(r->c, 0)->block;
+	static struct part parts[STORED * PARTS];
+
+	for (unsigned i = 0; i < n * PARTS; i++) {
+		struct part *p = &parts[i];
+
+		p->result = 1;
+		p->req = (struct cow_req){ .op = COW_OP_READ, .buf = p->buf, .len = sizeof(p->buf),
+					   .virt = (first + i % n) * cluster + i / n * (cluster / 8),
+					   .done = part_done };
+		cow_req_submit(r->c, &p->req);
+	}
+	while (cow_chain_inflight(r->c))
+		cow_chain_poll(r->c, true);
+	for (unsigned i = 0; i < n * PARTS; i++) {
+		CHECK_EQ(parts[i].result, want);
+		for (size_t k = 0; k < sizeof(parts[i].buf) && !want; k++)
+			CHECK_EQ(parts[i].buf[k], first + i % n + 1);
+	}
+}
+
+/* How often the file is read for that. */
+static uint64_t reads_for(struct rig *r, uint64_t first, unsigned n, const struct cow_sim_fault *f, int want)
+{
+	cow_sim_set_fault(r->sim, f);
+	read_parts(r, first, n, want);
+	return cow_sim_op_count(r->sim);
+}
+
+static void read_at_once(const struct image_shape *s)
+{
+	const struct cow_sim_fault none = { 0 }, fault = { .nth = 1, .error = -EIO };
+	struct rig r;
+
+	image_init(&r, s, 1);
+	image_open(&r);
+	for (unsigned k = 0; k < STORED; k++) {
+		memset(r.buf, (int)k + 1, s->cluster);
+		CHECK_EQ(store(&r, (uint64_t)k * s->cluster, s->cluster), 0);
+	}
+	image_close(&r);
+	image_open(&r);
+	read_parts(&r, 0, 1, 0);	/* the tables are in the cache then */
+	cow_sim_set_async(r.sim, true);
+	CHECK_EQ(reads_for(&r, 1, 1, &none, 0), 1);
+	CHECK_EQ(reads_for(&r, 2, 1, &fault, -EIO), 1);
+	CHECK_EQ(reads_for(&r, 2, 1, &none, 0), 1);
+	CHECK_EQ(reads_for(&r, 0, 3, &none, 0), 0);
+	CHECK_EQ(reads_for(&r, 3, STORED - 3, &none, 0), STORED - 3);
+	read_parts(&r, 0, STORED, 0);
+	cow_sim_set_async(r.sim, false);
+	read_parts(&r, 0, STORED, 0);
+	CHECK_EQ(reads_for(&r, 0, 2, &none, 0), 2);
+	CHECK_EQ(reads_for(&r, 0, 2, &none, 0), 0);
+	image_close(&r);
+	rig_free(&r);
+}
+
+void image_encoded_read_at_once(void)
+{
+	cow_log_set_level((enum cow_log_level)0);
+	for (size_t i = 0; i < image_kind.n; i++)
+		read_at_once(&image_kind.shapes[i]);
 }

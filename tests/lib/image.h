@@ -85,6 +85,8 @@ void image_encoded_power_cuts(void);
 void image_encoded_failing_disk(void);
 /* On the first shape: what is no whole block, or not smaller than one, is no encoded block. */
 void image_encoded_refused(void);
+/* Small reads of the same clusters, at once and in turn, fetch each once; or all fail. */
+void image_encoded_read_at_once(void);
 
 /* Those that every format has to pass that stores encoded clusters; work is image_work_encoded(). */
 #define ENCODED_TESTS						\
@@ -103,6 +105,10 @@ void image_encoded_refused(void);
 	TEST(refused)						\
 	{							\
 		image_encoded_refused();			\
+	}							\
+	TEST(read_at_once)					\
+	{							\
+		image_encoded_read_at_once();			\
 	}
 
 /* Those that every format has to pass. */
