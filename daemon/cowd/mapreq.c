@@ -146,6 +146,9 @@ int mapreq_suits(struct cow_chain *c, uint32_t unit, struct cow_err *why)
 		return cow_err_set(why, -EOPNOTSUPP, "%s: a chain of %u images is longer than the %u "
 				   "that the kernel can be shown", cow_chain_image(c, 0)->path,
 				   cow_chain_depth(c), DMU_PLANES_MAX);
+	if (!cow_chain_readonly(c) && cow_chain_image(c, 0)->sees_all)
+		return refuse(why, cow_chain_image(c, 0),
+			      "its bitmaps record every write, and the kernel would not tell of all");
 	if (cow_chain_size(c) % unit)
 		return refuse(why, cow_chain_image(c, 0),
 			      "its size is no multiple of its device's block");

@@ -57,10 +57,10 @@ static const char *missing_member(const struct cow_format *f)
 		return "encode or put_encoded";
 	if (!f->snapshot != !f->snapshots)
 		return "snapshot or snapshots";
-	if (!f->bitmaps != !f->bitmap_ranges)
-		return "bitmaps or bitmap_ranges";
 	if (!f->amend != !f->amend_opts)
 		return "amend or amend_opts";
+	if (!f->bitmaps != !f->bitmap_ranges || !f->bitmaps != !f->bitmap)
+		return "bitmaps, bitmap_ranges or bitmap";
 	return NULL;
 }
 

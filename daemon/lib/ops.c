@@ -451,6 +451,43 @@ int cow_chain_amend(struct cow_chain *c, const struct cow_args *args, struct cow
 	return rc ? cow_err_set(err, rc, "%s: amend: %s", img->path, strerror(-rc)) : 0;
 }
 
+int cow_chain_bitmap(struct cow_chain *c, const struct cow_bitmap_change *ch, struct cow_err *err)
+{
+	struct cow_image *img = &c->layers[0]->img;
+	int rc = need_bitmaps(img, err);
+
+	if (rc == 0)
+		rc = need_writable(c, err);
+	if (rc == 0)
+		rc = quiesce(c, err);
+	if (rc == 0)
+		rc = img->fmt->bitmap(img, ch, err);
+	return rc ? cow_err_set(err, rc, "%s: bitmap: %s", img->path, strerror(-rc)) : 0;
+}
+
+struct merge {
+	struct cow_chain *from;
+	const char *name;
+};
+
+static int merge_ranges(void *opaque, int (*mark)(void *, uint64_t, uint64_t), void *to,
+			struct cow_err *err)
+{
+	const struct merge *m = opaque;
+
+	return cow_chain_bitmap_ranges(m->from, m->name, mark, to, err);
+}
+
+int cow_chain_bitmap_merge(struct cow_chain *c, const char *name, struct cow_chain *from,
+			   const char *from_name, struct cow_err *err)
+{
+	struct merge m = { from, from_name };
+	struct cow_bitmap_change ch = { .op = COW_BITMAP_MERGE, .name = name, .ranges = merge_ranges,
+					.opaque = &m };
+
+	return cow_chain_bitmap(c, &ch, err);
+}
+
 /*
  * How @base is recorded in an image in @dir: relative when it lies below, so
  * that the pair can be moved together; absolute otherwise.

@@ -13,6 +13,8 @@
 
 #define BITS_BYTES_MAX	COW_MIB(128)	/* of all good bitmaps of an image: 64 TiB in pieces of 64 KiB */
 
+#define BITS_BYTES_MIN	COW_KIB(64)	/* counted for each: at most 2048 of them are kept up to date */
+
 struct walk {
 	struct cow_image *img;
 	const struct qcow2 *q;
@@ -39,6 +41,7 @@ static enum qcow2_bitmap_state judge(struct walk *w, const struct qcow2_bitmap *
 	    !qcow2_host_ok(w->q, b->table_off) ||
 	    !cow_add_ok(b->table_off, b->table_n * 8ULL, &end) || end > QCOW2_HOST_MAX)
 		return QCOW2_BITMAP_STALE;
+	bytes = cow_max(bytes, BITS_BYTES_MIN);
 	if (bytes > w->room)
 		return QCOW2_BITMAP_LARGE;
 	w->room -= bytes;
@@ -100,6 +103,22 @@ int qcow2_bitmaps_walk(struct cow_image *img, const struct qcow2 *q,
 	return rc;
 }
 
+static int count_good(void *opaque, const struct qcow2_bitmap *b)
+{
+	uint64_t *sum = opaque;
+
+	if (b->state == QCOW2_BITMAP_GOOD)
+		*sum += cow_max(cow_div_up(b->bits, 8), BITS_BYTES_MIN);
+	return 0;
+}
+
+bool qcow2_bitmaps_fit(struct cow_image *img, uint64_t bits)
+{
+	uint64_t sum = cow_max(cow_div_up(bits, 8), BITS_BYTES_MIN);
+
+	return qcow2_bitmaps_walk(img, img->priv, count_good, &sum, NULL) == 0 && sum <= BITS_BYTES_MAX;
+}
+
 struct find {
 	const char *name;
 	struct qcow2_bitmap *ret;
@@ -148,7 +167,7 @@ int qcow2_bitmap_find_good(struct cow_image *img, const struct qcow2 *q, const c
 int qcow2_bitmap_table(struct cow_image *img, const struct qcow2_bitmap *b, uint64_t **ret)
 {
 	const struct qcow2 *q = img->priv;
-	uint64_t known = QCOW2_OFFSET_MASK | QCOW2_BM_ONES, *table;
+	uint64_t known = QCOW2_OFFSET_MASK | QCOW2_BM_ONES, *table = NULL;
 	int rc = qcow2_l1_read(img, b->table_off, b->table_n, &table);
 
 	for (uint32_t i = 0; i < b->table_n && rc == 0; i++) {
@@ -192,6 +211,20 @@ int qcow2_bitmap_load(struct cow_image *img, const struct qcow2_bitmap *b, uint8
 		bits[bytes - 1] &= (uint8_t)((1u << b->bits % 8) - 1);
 	cow_free(table);
 	return rc;
+}
+
+void qcow2_bits_set(uint8_t *bits, uint64_t first, uint64_t last)
+{
+	while (first <= last && first % 8) {
+		bits[first / 8] |= (uint8_t)(1u << first % 8);
+		first++;
+	}
+	if (first + 7 <= last) {
+		memset(bits + first / 8, 0xff, (last + 1 - first) / 8);
+		first += (last + 1 - first) / 8 * 8;
+	}
+	for (; first <= last; first++)
+		bits[first / 8] |= (uint8_t)(1u << first % 8);
 }
 
 /* ---- telling ---- */

@@ -169,6 +169,7 @@ int qcow2_put_encoded(struct cow_image *img, const struct cow_query *qu, uint64_
 	ret->src.kind = COW_HOLE;
 	ret->src.len = len;
 	ret->cookie = (uintptr_t)l2 | QCOW2_COOKIE_ENCODED;
+	qcow2_track_answer(q, qu, ret);
 	return 0;
 }
 

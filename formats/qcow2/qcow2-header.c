@@ -196,7 +196,7 @@ static int take_bitmaps(struct header *h, const uint8_t *data, uint32_t len, str
 	struct qcow2 *q = h->q;
 	const char *bad = NULL;
 
-	if (h->bitmaps_ext || len != 24)
+	if (h->bitmaps_ext || len != QCOW2_EXT_BITMAPS_BYTES)
 		bad = "bitmaps extension is doubled or has a wrong length";
 	h->bitmaps_ext = true;
 	if (!bad) {
@@ -274,11 +274,14 @@ static int walk_extensions(struct header *h, struct cow_err *err)
 		int rc;
 
 		if (type == QCOW2_EXT_END) {
+			h->q->end_at = at;
 			h->q->ext_end = at + 8;
 			return 0;
 		}
 		if (type == QCOW2_EXT_BACKING_FMT)
 			h->q->format_off = at;
+		if ((type == QCOW2_EXT_BITMAPS || type == QCOW2_EXT_FREE) && len == QCOW2_EXT_BITMAPS_BYTES)
+			h->q->bitmaps_at = at;
 		at += 8;
 		if (len > end - at)
 			return cow_err_set(err, -EINVAL, "%s: a header extension reaches behind the "
@@ -452,6 +455,109 @@ int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing
 		return cow_err_sys(err, rc, "%s: cannot record the base", img->path);
 	q->backing = *backing;
 	q->backing_off = at;
+	return 0;
+}
+
+/* ---- bitmaps ---- */
+
+static int write_sync(struct cow_image *img, const void *p, size_t len, uint64_t off)
+{
+	int rc = cow_img_pwrite(img, 0, p, len, off);
+
+	return rc ? rc : cow_img_sync(img, 0);
+}
+
+/* The name of the base goes where it leaves room for @bytes more of extensions. */
+static int move_name(struct cow_image *img, uint64_t bytes)
+{
+	struct qcow2 *q = img->priv;
+	size_t len = strlen(q->backing.path);
+	uint64_t at = cow_max(q->ext_end + bytes, q->backing_off + len);
+	uint8_t p[8];
+	int rc;
+
+	if (q->backing_off == 0 || q->ext_end + bytes <= q->backing_off)
+		return 0;
+	if (at + len > q->cluster)
+		return -ENOSPC;
+	rc = write_sync(img, q->backing.path, len, at);
+	cow_put_be64(p, at);
+	if (rc == 0)
+		rc = write_sync(img, p, sizeof(p), QCOW2_H_BACKING_OFF);
+	if (rc == 0)
+		q->backing_off = at;
+	return rc;
+}
+
+/* What is behind the mark of the end is written before the mark becomes an extension. */
+int qcow2_header_bitmaps_room(struct cow_image *img)
+{
+	struct qcow2 *q = img->priv;
+	uint8_t none[QCOW2_EXT_BITMAPS_BYTES + 8] = { 0 }, head[8];
+	uint64_t at = q->end_at;
+	int rc;
+
+	if (q->bitmaps_at)
+		return 0;
+	if (at == 0 || q->ext_end + sizeof(none) > q->cluster)
+		return -ENOSPC;
+	rc = move_name(img, sizeof(none));
+	if (rc == 0)
+		rc = write_sync(img, none, sizeof(none), at + sizeof(head));
+	cow_put_be32(head, QCOW2_EXT_FREE);
+	cow_put_be32(head + 4, QCOW2_EXT_BITMAPS_BYTES);
+	if (rc == 0)
+		rc = write_sync(img, head, sizeof(head), at);
+	if (rc)
+		return rc;
+	q->bitmaps_at = at;
+	q->end_at += sizeof(none);
+	q->ext_end += sizeof(none);
+	return 0;
+}
+
+static int set_autoclear(struct cow_image *img, uint64_t bits)
+{
+	struct qcow2 *q = img->priv;
+
+	if (q->autoclear == bits)
+		return 0;
+	q->autoclear = bits;
+	return qcow2_header_update_sync(img, q);
+}
+
+static int put_type(struct cow_image *img, uint32_t type)
+{
+	uint8_t p[4];
+
+	cow_put_be32(p, type);
+	return write_sync(img, p, sizeof(p), ((const struct qcow2 *)img->priv)->bitmaps_at);
+}
+
+int qcow2_header_bitmaps(struct cow_image *img, uint64_t off, uint64_t bytes, uint32_t n)
+{
+	struct qcow2 *q = img->priv;
+	uint64_t at = q->bitmaps_at + 8, valid = QCOW2_AUTOCLEAR_BITMAPS;
+	bool one_sector = at / 512 == (at + QCOW2_EXT_BITMAPS_BYTES - 1) / 512;
+	uint8_t p[QCOW2_EXT_BITMAPS_BYTES] = { 0 };
+	int rc = 0;
+
+	cow_put_be32(p, n);
+	cow_put_be64(p + 8, bytes);
+	cow_put_be64(p + 16, off);
+	if (n == 0 || !one_sector)
+		rc = set_autoclear(img, q->autoclear & ~valid);
+	if (rc == 0)
+		rc = write_sync(img, p, sizeof(p), at);
+	if (rc == 0 && !(q->autoclear & valid))
+		rc = put_type(img, n ? QCOW2_EXT_BITMAPS : QCOW2_EXT_FREE);
+	if (rc == 0 && n)
+		rc = set_autoclear(img, q->autoclear | valid);
+	if (rc)
+		return rc;
+	q->nb_bitmaps = n;
+	q->bitmapdir_bytes = bytes;
+	q->bitmapdir_off = off;
 	return 0;
 }
 

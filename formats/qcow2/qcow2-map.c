@@ -573,9 +573,12 @@ int qcow2_map(struct cow_image *img, const struct cow_query *qu, struct cow_map 
 	if (rc)
 		return rc;
 	*ret = (struct cow_map){ .gen = img->gen };
-	if (change)
-		return qu->intent == COW_WRITE ? map_write(img, &s, qu, ret) :
-			map_zero(img, &s, qu, ret);
+	if (change) {
+		rc = qu->intent == COW_WRITE ? map_write(img, &s, qu, ret) : map_zero(img, &s, qu, ret);
+		if (rc == 0)
+			qcow2_track_answer(q, qu, ret);
+		return rc;
+	}
 	if (!s.l2) {
 		read_no_table(img, &s, qu, ret);
 		return 0;

@@ -70,7 +70,9 @@ struct qcow2 {
 	uint64_t session_off;		/* of the session's number; 0: the image has no place for it */
 	uint64_t session;		/* the number found there */
 	uint64_t bitmapdir_off, bitmapdir_bytes;
-	uint32_t nb_bitmaps;
+	uint32_t nb_bitmaps;		/* valid ones */
+	uint64_t bitmaps_at;		/* of their extension, or of the place kept for one; 0: none */
+	uint64_t end_at;		/* of the mark behind the last extension; 0: there is none */
 
 	/* derived */
 	uint64_t cluster;		/* bytes */
@@ -83,6 +85,8 @@ struct qcow2 {
 	void *unzstd;			/* zstd's decoder, from the first use on */
 
 	struct qcow2_writer w;
+	struct qcow2_track *track;	/* of the session; NULL: no bitmap wants to know of changes */
+	struct qcow2_track *held;	/* all good bitmaps, while the size changes */
 };
 
 /* The cached blocks with the refcounts of clusters to be handed out. */
@@ -126,6 +130,16 @@ struct qcow2_bitmap {
 	char name[QCOW2_BITMAP_NAME_MAX + 1];	/* cut off where longer */
 };
 
+/* Bitmaps that are being changed, see qcow2-bitmap-edit.c. */
+struct qcow2_bmedit {
+	struct cow_image *img;
+	uint8_t *dir;			/* the new directory */
+	uint64_t bytes;
+	uint32_t n;			/* entries */
+	struct qcow2_runs fresh, old;	/* clusters: taken; to be let go */
+	bool published;
+};
+
 static inline uint64_t qcow2_l1_span(const struct qcow2 *q)	/* virtual bytes of an L1 entry */
 {
 	return 1ULL << (q->l2_bits + q->cluster_bits);
@@ -164,6 +178,12 @@ static inline uint64_t qcow2_ref_max(const struct qcow2 *q)
 		(1ULL << (1u << q->refcount_order)) - 1;
 }
 
+/* Bytes of memory for a bitmap: whole clusters. */
+static inline uint64_t qcow2_bitmap_room(const struct qcow2 *q, uint64_t bits)
+{
+	return cow_round_up(cow_div_up(bits, 8), q->cluster);
+}
+
 /* May @off be the place of a cluster? */
 static inline bool qcow2_host_ok(const struct qcow2 *q, uint64_t off)
 {
@@ -200,6 +220,10 @@ int qcow2_header_convert(struct cow_image *img, unsigned version, struct cow_err
 /* A whole first cluster, for create. -ENAMETOOLONG when it does not fit. */
 int qcow2_header_build(const struct qcow2 *q, uint8_t *cluster);
 void qcow2_derive(struct qcow2 *q);
+/* Makes sure that the header can name a directory of bitmaps. -ENOSPC: it cannot. */
+int qcow2_header_bitmaps_room(struct cow_image *img);
+/* It names this one, durably; @n 0: none. Interrupted, it may be none. */
+int qcow2_header_bitmaps(struct cow_image *img, uint64_t off, uint64_t bytes, uint32_t n);
 
 /* qcow2.c */
 /* Before a change that bitmaps need not know of, past the cache: marks, repairs, loads the writer. */
@@ -252,7 +276,7 @@ void qcow2_give_back(struct qcow2 *q, uint64_t start, uint64_t count);
 void qcow2_unref(struct qcow2 *q, uint64_t start, uint64_t count);
 void qcow2_unref_entry(struct qcow2 *q, uint64_t entry);	/* what an L2 entry refers to */
 void qcow2_refblock_commit(struct cow_image *img, const struct cow_map *map, int io);
-/* Offline: @n clusters in a row at the end, with refcount 1, durable. */
+/* Offline: @n clusters in a row, in a hole or at the end, with refcount 1, durable. */
 int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster);
 /* Offline: a refcount table large enough for everything that an image of @size can hold. */
 int qcow2_reftable_fit(struct cow_image *img, uint64_t size);
@@ -315,15 +339,58 @@ int qcow2_bitmap_find(struct cow_image *img, const struct qcow2 *q, const char *
 /* The same for one that is good, else -EINVAL. */
 int qcow2_bitmap_find_good(struct cow_image *img, const struct qcow2 *q, const char *name,
 			   struct qcow2_bitmap *ret, struct cow_err *err);
+/* Is there memory for a good one more, of @bits bits? */
+bool qcow2_bitmaps_fit(struct cow_image *img, uint64_t bits);
+void qcow2_bits_set(uint8_t *bits, uint64_t first, uint64_t last);
 /* The table of a good one in native order, to be freed. */
 int qcow2_bitmap_table(struct cow_image *img, const struct qcow2_bitmap *b, uint64_t **ret);
-/* Sets at @bits what is set in a good one: cow_div_up(b->bits, 8) bytes. -EUCLEAN: it is damaged. */
+/* Sets at @bits, which has qcow2_bitmap_room(), what is set in a good one. -EUCLEAN: it is damaged. */
 int qcow2_bitmap_load(struct cow_image *img, const struct qcow2_bitmap *b, uint8_t *bits);
 int qcow2_bitmaps(struct cow_image *img, int (*fn)(void *opaque, const struct cow_bitmap *b),
 		  void *opaque, struct cow_err *err);
 int qcow2_bitmap_ranges(struct cow_image *img, const char *name,
 			int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
 			struct cow_err *err);
+
+/* qcow2-bitmap-edit.c */
+/* The directory as it is, with @more bytes of room. Called or not, qcow2_bmedit_end() is next. */
+int qcow2_bmedit_begin(struct qcow2_bmedit *ed, struct cow_image *img, uint64_t more);
+/* Other bits for one that is good, or was when this session began. */
+int qcow2_bmedit_replace(struct qcow2_bmedit *ed, const struct qcow2_bitmap *b, const uint8_t *bits,
+			 uint64_t n_bits);
+/* In the new directory it is not in use. */
+void qcow2_bmedit_stored(struct qcow2_bmedit *ed, const struct qcow2_bitmap *b);
+/* @rc 0: makes it so, durably; else, and on failure, takes everything back. The result of all. */
+int qcow2_bmedit_end(struct qcow2_bmedit *ed, int rc);
+/* In place, no sync. */
+int qcow2_bitmap_flags(struct cow_image *img, const struct qcow2_bitmap *b, uint32_t flags);
+
+int qcow2_bitmap(struct cow_image *img, const struct cow_bitmap_change *ch, struct cow_err *err);
+
+/* qcow2-track.c */
+/*
+ * For open(): may the image be written to, as far as bitmaps go? Some may want to know of all
+ * changes, or of none when they are damaged (img->sees_all).
+ */
+int qcow2_track_open(struct cow_image *img, struct cow_err *err);
+/* 1: the bitmaps can be kept valid; 0: the directory is damaged, and that was said; -errno. */
+int qcow2_track_can(struct cow_image *img);
+/* Before the first change: bitmaps that record are marked as in use, durably. */
+int qcow2_track_begin(struct cow_image *img);
+/* What of @qu this answer is about will change. Cannot fail. */
+void qcow2_track_answer(struct qcow2 *q, const struct cow_query *qu, const struct cow_map *map);
+/* Everything is flushed and settled: stores what was recorded. */
+int qcow2_track_end(struct cow_image *img);
+/* After that, within a session: goes on, if it was @tracking; else there are no more changes. */
+int qcow2_track_resume(struct cow_image *img, bool tracking);
+void qcow2_track_free(struct qcow2 *q);
+/*
+ * The image becomes @size bytes by @change, and so do its bitmaps: a larger one when
+ * qcow2_track_resized() says that it is recorded.
+ */
+int qcow2_track_resize(struct cow_image *img, uint64_t size,
+		       int (*change)(struct cow_image *img, uint64_t size));
+void qcow2_track_resized(struct cow_image *img);
 
 /* qcow2-check.c */
 int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);

@@ -254,6 +254,40 @@ static int load_snapshot(void *opaque, const struct qcow2_snap *s)
 	return load_l1(l, s->l1_off, s->l1_size, false);
 }
 
+/* The bits and the table of a good bitmap. What a damaged one refers to is not looked for. */
+static int fix_bitmap(void *opaque, const struct qcow2_bitmap *b)
+{
+	struct loading *l = opaque;
+	uint64_t *table = NULL;
+	int rc;
+
+	if (b->state != QCOW2_BITMAP_GOOD)
+		return 0;
+	rc = add_meta(l, &l->q->w.meta, b->table_off, b->table_n * sizeof(*table), true);
+	if (rc)
+		return rc;
+	rc = qcow2_bitmap_table(l->img, b, &table);
+	if (rc)
+		return rc == -EUCLEAN ? 0 : cow_err_sys(l->err, rc, "%s: bitmap table", l->img->path);
+	for (uint32_t i = 0; i < b->table_n && rc == 0; i++) {
+		if (table[i] & QCOW2_OFFSET_MASK)
+			rc = add_meta(l, &l->q->w.meta, table[i] & QCOW2_OFFSET_MASK, l->q->cluster, true);
+	}
+	cow_free(table);
+	return rc;
+}
+
+static int fix_bitmaps(struct loading *l)
+{
+	struct cow_err err = { 0 };
+	int rc = qcow2_bitmaps_walk(l->img, l->q, fix_bitmap, l, &err);
+
+	if (rc == 0 || !err.msg[0])		/* fix_bitmap() said why */
+		return rc;
+	/* A damaged directory is given up by the first change. */
+	return rc == -EUCLEAN ? 0 : cow_err_set(l->err, rc, "%s", err.msg);
+}
+
 static int merge_l2(struct loading *l)
 {
 	int rc = qcow2_set_room(&l->q->w.meta, l->l2.used);
@@ -284,6 +318,8 @@ static int load_meta(struct loading *l)
 		rc = load_reftable(l);
 	if (rc == 0 && q->nb_bitmaps)
 		rc = add_meta(l, meta, q->bitmapdir_off, q->bitmapdir_bytes, true);
+	if (rc == 0 && q->nb_bitmaps)
+		rc = fix_bitmaps(l);
 	if (rc == 0)
 		rc = qcow2_snapshots_walk(l->img, q, fix_snapshot, l, &snaps, l->err);
 	if (rc == 0 && snaps)
@@ -618,6 +654,10 @@ int qcow2_writer_settle(struct cow_image *img)
 	if (w->lost)
 		cow_log(COW_LOG_WARN, "%s: some clusters that are unused could not be let go: "
 			"a repair gives them back", img->path);
+	if (rc == 0 && w->reserve.start + w->reserve.count == w->tail)
+		w->tail = w->reserve.start;
+	else if (rc == 0 && w->reserve.count)
+		(void)qcow2_runs_add(&w->holes, w->reserve.start, w->reserve.count);
 	w->reserve.count = w->spare.n = w->unref.n = 0;
 	w->pack_at = w->pack_end = 0;
 	w->lost = false;
@@ -658,6 +698,23 @@ static int add_refblock_sync(struct cow_image *img, uint64_t index)
 	return 0;
 }
 
+/* The end of the first hole with room for @n clusters. */
+static bool take_hole(struct qcow2_writer *w, uint64_t n, uint64_t *ret_cluster)
+{
+	for (size_t i = w->hole_at; i < w->holes.n; i++) {
+		struct qcow2_run *hole = &w->holes.v[i];
+
+		if (hole->count < n)
+			continue;
+		hole->count -= n;
+		*ret_cluster = hole->start + hole->count;
+		if (hole->count == 0)
+			memmove(hole, hole + 1, (--w->holes.n - i) * sizeof(*hole));
+		return true;
+	}
+	return false;
+}
+
 int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster)
 {
 	struct qcow2 *q = img->priv;
@@ -665,6 +722,10 @@ int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster)
 	uint64_t per = qcow2_ref_per_block(q), index = w->tail / per;
 	int rc = 0;
 
+	if (take_hole(w, n, ret_cluster)) {
+		rc = qcow2_ref_add_sync(img, *ret_cluster, n, 1);
+		return rc ? rc : cow_img_sync(img, 0);
+	}
 	while (index <= (w->tail + n - 1) / per && rc == 0) {
 		if (index >= w->reftable_n)
 			return -ENOSPC;

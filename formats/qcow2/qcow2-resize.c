@@ -299,7 +299,7 @@ int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
 		return cow_err_set(err, -EFBIG, "%s: %llu bytes are more than its clusters can hold",
 				   img->path, (unsigned long long)size);
 	size = cow_round_up(size, QCOW2_SIZE_UNIT);
-	rc = size != q->size ? change(img, size) : 0;
+	rc = size != q->size ? qcow2_track_resize(img, size, change) : 0;
 	/* A larger one is recorded by qcow2_grown(). */
 	img->size = img->below_limit = rc ? q->size : size;
 	return rc ? cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
@@ -310,6 +310,8 @@ int qcow2_grown(struct cow_image *img, struct cow_err *err)
 {
 	int rc = set_size(img, img->size);
 
+	if (rc == 0)
+		qcow2_track_resized(img);
 	return rc ? cow_err_sys(err, rc, "%s: resize to %llu bytes", img->path,
 				(unsigned long long)img->size) : 0;
 }

@@ -4,8 +4,7 @@
  * and registration. The layout is in qcow2.h, the state and the rules of
  * writing in qcow2-priv.h.
  *
- * Not supported, and refused by name: encryption. Bitmaps are not kept up to
- * date: as the format demands, they are declared stale before the first write.
+ * Not supported, and refused by name: encryption.
  */
 #include <errno.h>
 
@@ -60,6 +59,8 @@ static void publish(struct cow_image *img, const struct qcow2 *q)
  */
 static int check_writable(struct cow_image *img, const struct qcow2 *q, struct cow_err *err)
 {
+	int rc;
+
 	if (q->snapshot[0])
 		return cow_err_set(err, -EROFS, "%s: an internal snapshot can only be read", img->path);
 	if (q->cluster_bits < WRITE_BITS_MIN)
@@ -70,6 +71,9 @@ static int check_writable(struct cow_image *img, const struct qcow2 *q, struct c
 	if (q->incompat & QCOW2_INCOMPAT_CORRUPT)
 		return cow_err_set(err, -EUCLEAN, "%s: is marked as damaged: repair it before writing",
 				   img->path);
+	rc = qcow2_track_open(img, err);
+	if (rc)
+		return rc;
 	if ((q->incompat & QCOW2_INCOMPAT_DIRTY) || (q->autoclear & QCOW2_AUTOCLEAR_SESSION))
 		return 0;
 	return qcow2_writer_load(img, err);
@@ -113,6 +117,7 @@ static int qcow2_open(struct cow_image *img, const struct cow_args *args, struct
 
 static void qcow2_close(struct cow_image *img)
 {
+	qcow2_track_free(img->priv);
 	qcow2_writer_free(img->priv);
 	qcow2_decode_end(img->priv);
 }
@@ -149,6 +154,8 @@ static int mark(struct cow_image *img, uint64_t session, uint64_t keep)
 	int rc = 0;
 
 	q->autoclear &= keep;
+	if (!(keep & QCOW2_AUTOCLEAR_BITMAPS))
+		q->nb_bitmaps = 0;
 	if (session && q->session_off) {
 		q->autoclear |= QCOW2_AUTOCLEAR_SESSION;
 		rc = qcow2_header_session(img, q, session);
@@ -159,7 +166,7 @@ static int mark(struct cow_image *img, uint64_t session, uint64_t keep)
 }
 
 /*
- * What this program does not know, or does not keep up to date, is declared
+ * What this program does not know, or cannot keep up to date, is declared
  * stale before the first change is made.
  */
 static int qcow2_begin(struct cow_image *img, uint64_t session)
@@ -169,19 +176,26 @@ static int qcow2_begin(struct cow_image *img, uint64_t session)
 	/* A repair changes nothing that bitmaps are about. */
 	bool check = img->open_flags & COW_OPEN_CHECK;
 	uint64_t keep = qcow2_external(q) ? QCOW2_AUTOCLEAR_RAW : 0;
-	int rc = mark(img, check ? 0 : session, check ? keep | QCOW2_AUTOCLEAR_BITMAPS : keep);
+	int rc = check ? 1 : qcow2_track_can(img);
 
+	if (rc < 0)
+		return rc;
+	if (rc)
+		keep |= QCOW2_AUTOCLEAR_BITMAPS;
+	rc = mark(img, check ? 0 : session, keep);
 	if (rc || check)
 		return rc;
 	rc = load_late(img, &err);
 	if (rc)
 		cow_log(COW_LOG_ERR, "%s", cow_err_text(&err, rc));
-	return rc ? rc : qcow2_reftable_fit(img, q->size);
+	if (rc == 0)
+		rc = qcow2_reftable_fit(img, q->size);
+	return rc ? rc : qcow2_track_begin(img);
 }
 
 int qcow2_begin_offline(struct cow_image *img, struct cow_err *err)
 {
-	int rc = mark(img, 0, QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_SESSION);
+	int rc = mark(img, 0, QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_RAW | QCOW2_AUTOCLEAR_SESSION);
 
 	return rc ? cow_err_sys(err, rc, "%s", img->path) : load_late(img, err);
 }
@@ -191,6 +205,8 @@ static int qcow2_end(struct cow_image *img)
 	struct qcow2 *q = img->priv;
 	int rc = q->w.loaded ? qcow2_writer_settle(img) : 0;
 
+	if (rc == 0)
+		rc = qcow2_track_end(img);
 	if (rc || !(q->autoclear & QCOW2_AUTOCLEAR_SESSION))
 		return rc;
 	q->autoclear &= ~QCOW2_AUTOCLEAR_SESSION;
@@ -304,6 +320,7 @@ static struct cow_format qcow2_format = {
 	.bitmap_ranges = qcow2_bitmap_ranges,
 	.amend_opts = qcow2_amend_opts,
 	.amend = qcow2_amend,
+	.bitmap = qcow2_bitmap,
 };
 
 COW_FORMAT_REGISTER(qcow2_format)

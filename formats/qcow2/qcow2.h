@@ -57,6 +57,8 @@
 #define QCOW2_EXT_BITMAPS	0x23852875u
 #define QCOW2_EXT_DATA_FILE	0x44415441u	/* its name */
 #define QCOW2_EXT_SESSION	0x636f7764u	/* "cowd": 8 bytes; put there by create */
+#define QCOW2_EXT_FREE		0x636f7766u	/* "cowf": the place of a bitmaps extension without bitmaps */
+#define QCOW2_EXT_BITMAPS_BYTES	24u
 #define QCOW2_FEATURE_BYTES	48u		/* type, bit, name[46] */
 
 /* Entries */

@@ -194,12 +194,3 @@ damaged 'l2[6] = l1[0]'			# data upon a table
 damaged 'l2[511] = 1 << 63 | 7 << 40'	# behind all that refcounts can be told of
 cowimg check -q -f qcow2 sound.qcow2
 
-subtest bitmaps are declared stale
-qemu-img create -q -f qcow2 b.qcow2 2M
-qemu-img bitmap --add b.qcow2 bits
-[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps | length')" = 1 ] ||
-	fail "the bitmap is not seen"
-cowimg check -q -f qcow2 b.qcow2
-cowimg zero -q -f qcow2 -l 64K b.qcow2 && cowimg write -q -f qcow2 b.qcow2 piece
-[ "$(cowimg info -f qcow2 --output=json b.qcow2 | jq '.layers[0].format_specific.bitmaps | length')" = 0 ] ||
-	fail "the bitmap still counts as valid"

@@ -376,3 +376,24 @@ TEST(unflushed)
 	}
 	end();
 }
+
+/* A kernel that remembers where to write would keep changes from the bitmaps of the image. */
+TEST(bitmaps_see_every_write)
+{
+	struct cow_bitmap_change ch = { .op = COW_BITMAP_ADD, .name = "bits" };
+	struct cow_err why = { 0 };
+	struct cow_chain *c;
+
+	start(test_rand(), true);
+	c = bed.c;
+	CHECK_EQ(mapreq_suits(c, SECTOR, &why), 0);
+	CHECK_EQ(cow_chain_bitmap(c, &ch, &why), 0);
+	CHECK_EQ(cow_chain_close(c), 0);
+	bed.c = open_named("top", "qcow2", COW_OPEN_WRITE);
+	CHECK_EQ(mapreq_suits(bed.c, SECTOR, &why), -EOPNOTSUPP);
+	CHECK(strstr(why.msg, "its bitmaps record every write"));
+	CHECK_EQ(cow_chain_close(bed.c), 0);
+	bed.c = open_named("top", "qcow2", 0);
+	CHECK_EQ(mapreq_suits(bed.c, SECTOR, &(struct cow_err){ 0 }), 0);
+	end();
+}

@@ -299,6 +299,67 @@ TEST(snapshot_table)
 	bad_judge("many snapshots", BAD_OPENS);
 }
 
+/* An image with two bitmaps that record, and changes in them. *ret: of their extension's data. */
+static void make_bitmaps(uint64_t *ret)
+{
+	static const char *const names[] = { "one", "two" };
+	uint64_t at;
+	struct cow_err err = { 0 };
+	struct cow_chain *c;
+
+	bad_make(plain);
+	c = bad_open(COW_OPEN_WRITE, "", &err);
+	for (unsigned i = 0; i < 2; i++) {
+		struct cow_bitmap_change ch = { .op = COW_BITMAP_ADD, .name = names[i],
+						.granularity = 4096 };
+
+		CHECK(c && cow_chain_bitmap(c, &ch, &err) == 0);
+	}
+	CHECK_EQ(cow_chain_pwrite(c, "changed", 7, SIZE / 2), 0);
+	CHECK_EQ(cow_chain_close(c), 0);
+	for (at = bad_get(100, 4); bad_get(at, 4) != QCOW2_EXT_BITMAPS; )
+		at += 8 + cow_round_up(bad_get(at + 4, 4), 8);
+	*ret = at + 8;
+}
+
+/* All that stands in the extension, in a directory entry and in a table. */
+TEST(bitmaps)
+{
+	static const struct {
+		enum { EXT, ENTRY, TABLE } where;
+		unsigned off, bytes;
+		uint64_t values[16];
+	} cases[] = {
+		{ EXT, 0, 4, { 0, 1, 2, 3, 65535, 65536, M1 } },
+		{ EXT, 8, 8, { 0, 1, 24, 32, 63, 64, 65, 4096, 64u << 20, (64u << 20) + 1, 1ULL << 63, M1 } },
+		{ EXT, 16, 8, { 0, 1, L1, REFTABLE, REFBLOCK, 512, 1ULL << 40, 1ULL << 56, M1 - 4095, M1 } },
+		{ ENTRY, 0, 8, { 0, 1, L1, REFTABLE, REFBLOCK, 512, 1ULL << 40, 1ULL << 56, M1 - 4095, M1 } },
+		{ ENTRY, 8, 4, { 0, 2, 512, 8u << 20, (8u << 20) + 1, 0x8000000, M1 } },
+		{ ENTRY, 12, 4, { 0, 1, 2, 3, 4, 6, 7, 8, 10, 1u << 31, M1 } },
+		{ ENTRY, 16, 1, { 0, 1, 2, 255 } },
+		{ ENTRY, 17, 1, { 0, 1, 8, 9, 13, 16, 31, 32, 55, 56, 62, 63, 64, 128, 255 } },
+		{ ENTRY, 18, 2, { 0, 1, 2, 8, 9, 1023, 1024, 65535 } },
+		{ ENTRY, 20, 4, { 0, 1, 4, 5, 8, 4096, 1u << 31, M1 } },
+		{ TABLE, 0, 8, { 0, 1, 2, 512, L1, L1 + 1, REFTABLE, REFBLOCK, 1ULL << 40, 1ULL << 55,
+				 1ULL << 56, 1ULL << 63, M1 - 4095, M1 } },
+	};
+
+	for (size_t i = 0; i < COW_ARRAY_SIZE(cases); i++) {
+		for (size_t k = 0; k < COW_ARRAY_SIZE(cases[i].values); k++) {
+			uint64_t ext, dir, at;
+
+			if (k && cases[i].values[k] == 0)
+				break;
+			make_bitmaps(&ext);
+			dir = bad_get(ext + 16, 8);
+			at = cases[i].where == EXT ? ext : cases[i].where == ENTRY ? dir : bad_get(dir, 8);
+			bad_put(at + cases[i].off, cases[i].bytes, cases[i].values[k]);
+			bad_judge("bitmaps", BAD_ANY);
+		}
+	}
+	bad_tell();
+}
+
 TEST(compressed_entries)
 {
 	static const uint64_t where[] = { 1, 512, 4096, 65536, 100000, 1ULL << 40, (1ULL << 58) - 1 };

@@ -286,6 +286,11 @@ COW_EXPORT int cow_chain_bitmaps(struct cow_chain *c, int (*fn)(void *opaque, co
 COW_EXPORT int cow_chain_bitmap_ranges(struct cow_chain *c, const char *name,
 				       int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
 				       struct cow_err *err);
+COW_EXPORT int cow_chain_bitmap(struct cow_chain *c, const struct cow_bitmap_change *ch,
+				struct cow_err *err);
+/* Sets in the bitmap @name what is set in @from_name of @from, which may be the same chain. */
+COW_EXPORT int cow_chain_bitmap_merge(struct cow_chain *c, const char *name, struct cow_chain *from,
+				      const char *from_name, struct cow_err *err);
 
 /*
  * Other options for the top image, see cow_format.amend(). Its base is not needed. -EINVAL: one is

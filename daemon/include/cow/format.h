@@ -89,6 +89,12 @@ struct cow_image {
 	 * with @size bytes, in or below the folder of the image. Answers of map() name it by file 1.
 	 */
 	char data_file[1024];
+
+	/*
+	 * Set by open(): each change has to come by map() or put_encoded(), even where it was
+	 * answered before; others (the kernel) must not remember a place to write to.
+	 */
+	bool sees_all;
 };
 
 /* create() */
@@ -118,6 +124,26 @@ struct cow_bitmap {
 	bool enabled;		/* changes are recorded */
 	bool in_use;		/* who used it last did not store it */
 	const char *state;	/* "good"; else not to be used: "inconsistent", "unknown", "too large" */
+};
+
+/* bitmap() */
+enum cow_bitmap_op {
+	COW_BITMAP_ADD, COW_BITMAP_REMOVE, COW_BITMAP_CLEAR, COW_BITMAP_ENABLE, COW_BITMAP_DISABLE,
+	COW_BITMAP_MERGE,
+};
+
+struct cow_bitmap_change {
+	enum cow_bitmap_op op;
+	const char *name;
+	uint64_t granularity;	/* ADD: bytes, a power of two; 0: the format's choice */
+	bool disabled;		/* ADD: changes are not recorded yet */
+	/*
+	 * MERGE: calls @mark for each range of the disk that is to be set, in order, until it
+	 * returns other than 0; returns that.
+	 */
+	int (*ranges)(void *opaque, int (*mark)(void *to, uint64_t virt, uint64_t len), void *to,
+		      struct cow_err *err);
+	void *opaque;
 };
 
 /* measure() */
@@ -264,7 +290,8 @@ struct cow_format {
 
 	/*
 	 * Optional, all or none: bitmaps inside the image. bitmaps() calls @fn for each until it
-	 * returns other than 0, and returns that.
+	 * returns other than 0, and returns that. They know of all changes by map(), put_encoded()
+	 * and resize().
 	 */
 	int (*bitmaps)(struct cow_image *img, int (*fn)(void *opaque, const struct cow_bitmap *b),
 		       void *opaque, struct cow_err *err);
@@ -287,12 +314,15 @@ struct cow_format {
 	 * so that an image whose growing was interrupted never shows it. Optional.
 	 */
 	int (*grown)(struct cow_image *img, struct cow_err *err);
+
+	/* Changes them, as snapshot() changes snapshots: the cache holds no dirty block. Crash-safe. */
+	int (*bitmap)(struct cow_image *img, const struct cow_bitmap_change *ch, struct cow_err *err);
 };
 
 /*
  * File access for the control-path callbacks above: begin, end, open, create, resize, check,
- * make_empty, rebase, snapshot, snapshots, amend, grown. Never from map, commit, verify or seal.
- * Synchronous.
+ * make_empty, rebase, snapshot, snapshots, bitmap, bitmaps, bitmap_ranges, amend, grown. Never from
+ * map, commit, verify or seal. Synchronous.
  * file 0 is the image itself, 1 its data file, which is not there yet in open and create.
  * Return 0 or -errno; a read past the end of the file gives zeroes.
  */
