@@ -66,3 +66,26 @@ cmp flat theirs || fail "old changes were mixed with QEMU's, by a writer"
 serve
 cmp -n 16777216 "$dev" flat || fail "old changes were mixed with QEMU's, by a daemon"
 cowctl stop vm
+
+subtest what bitmaps are worth afterwards
+state() {	# BITMAP
+	cowimg info -f qcow2 --output=json img.qcow2 |
+		jq -r ".layers[0].format_specific.bitmaps[] | select(.name == \"$1\").state"
+}
+cowimg create -q -f qcow2 --overwrite img.qcow2 16M
+cowimg bitmap -q -f qcow2 -a bits -g 4096 img.qcow2
+cowimg bitmap -q -f qcow2 -a off -n img.qcow2
+serve
+dd if=piece of="$dev" bs=4096 count=3 seek=100 conv=notrunc oflag=direct status=none
+cowctl stop vm
+[ "$(cowimg bitmap -f qcow2 --output=json -D bits img.qcow2 | jq -c '.changed')" = \
+  '[{"start":409600,"length":12288}]' ] || fail "a daemon's writes are not recorded as they were"
+serve
+write_and_kill 100
+[ "$(state bits) $(state off)" = 'inconsistent good' ] || fail "after a kill: $(state bits), $(state off)"
+serve
+same 100
+cowctl stop vm
+[ "$(state bits) $(state off)" = 'inconsistent good' ] || fail "later: $(state bits), $(state off)"
+cowimg check -q -f qcow2 -r all img.qcow2 || fail "not clean"
+qemu-img check -q img.qcow2 || fail "QEMU finds something"
