@@ -379,3 +379,50 @@ TEST(snapshots_on_a_failing_disk)
 			;
 	}
 }
+
+/* The same for other options, of an image with a snapshot. */
+static bool fail_amend(const struct image_shape *shape, const char *options, uint64_t seed, uint64_t nth)
+{
+	struct cow_sim_fault none = { 0 }, fault = { .nth = nth, .error = nth % 2 ? -EIO : -ENOSPC,
+						     .persistent = nth % 3 == 0 };
+	struct cow_args *args = cow_args_new();
+	struct state state = { 0 };
+	struct cow_err err = { 0 };
+	bool reached;
+	struct rig r;
+
+	CHECK(args && cow_args_parse(args, options, &err) == 0);
+	image_init(&r, shape, seed);
+	scribble(&r, &state);
+	image_open(&r);
+	CHECK_EQ(cow_chain_snapshot(r.c, COW_SNAPSHOT_CREATE, "s0", &err), 0);
+	image_close(&r);
+	state.snap[0] = state.disk;
+	image_open(&r);
+	cow_sim_set_fault(r.sim, &fault);
+	(void)cow_chain_amend(r.c, args, &err);
+	(void)cow_chain_close(r.c);
+	r.c = NULL;
+	cow_args_free(args);
+	reached = cow_sim_op_count(r.sim) >= nth;
+	cow_sim_set_fault(r.sim, &none);
+	judge_states(&r, RIG_OVER, &state, &state, options, (size_t)nth);
+	rig_free(&r);
+	free_taken();
+	return reached;
+}
+
+TEST(amending_on_a_failing_disk)
+{
+	static const char *const options[] = { "compat=1.1,refcount_bits=64,lazy_refcounts=on",
+					       "compat=0.10,refcount_bits=16" };
+	uint64_t seed = test_rand();
+
+	cow_log_set_level((enum cow_log_level)0);
+	for (size_t k = 0; k < COW_ARRAY_SIZE(shapes); k++) {
+		for (size_t i = 0; i < COW_ARRAY_SIZE(options); i++) {
+			for (uint64_t nth = 1; fail_amend(&shapes[k], options[i], seed, nth); nth++)
+				;
+		}
+	}
+}
