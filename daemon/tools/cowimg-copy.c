@@ -11,7 +11,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ---- opening ---- */
@@ -190,14 +189,6 @@ static int report(const struct convert *cv, double seconds)
 
 /* ---- the work ---- */
 
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
 /* The data is there: looks at it again, if asked to, and gives it its name. */
 static int finish(struct convert *cv)
 {
@@ -316,7 +307,7 @@ int convert_image(struct convert *cv, struct convert_target *t)
 {
 	bool verify = cv->verify, compress = cv->compress;
 	int fd = -1, status = IMG_OK;
-	double start = now();
+	uint64_t start = img_now_ns();
 	char proc[64];
 
 	t->cmd.n_dirs = cv->cmd->n_dirs;
@@ -348,7 +339,7 @@ int convert_image(struct convert *cv, struct convert_target *t)
 	if (fd >= 0)
 		close(fd);
 	cow_free(cv->moved);
-	return status ? status : report(cv, now() - start);
+	return status ? status : report(cv, (double)(img_now_ns() - start) / 1e9);
 }
 
 /* ---- options ---- */
