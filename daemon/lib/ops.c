@@ -39,9 +39,15 @@ int cow_img_sync(struct cow_image *img, uint16_t file)
 {
 	int rc = cow_io_run(img_file(img, file), COW_IO_SYNC, NULL, 0, 0);
 
-	if (rc && img_layer(img)->chain)
-		chain_fail(img_layer(img)->chain, COW_MODE_RO, rc, "fdatasync");
+	if (rc)
+		cow_img_fail(img, rc, "fdatasync");
 	return rc;
+}
+
+void cow_img_fail(struct cow_image *img, int why, const char *what)
+{
+	if (img_layer(img)->chain)
+		chain_fail(img_layer(img)->chain, COW_MODE_RO, why, what);
 }
 
 int cow_img_punch(struct cow_image *img, uint16_t file, uint64_t off, uint64_t len)

@@ -341,6 +341,6 @@ int qcow_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, st
 	if (ck.repair)
 		cow_img_drop_cache(img);
 	if (rc == 0 && writing && ck.repair)
-		rc = qcow_space_load(img, err);
+		rc = qcow_space_reload(img, err);
 	return rc;
 }

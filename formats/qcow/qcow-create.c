@@ -234,5 +234,5 @@ int qcow_rebase(struct cow_image *img, const struct cow_backing *backing,
 		return cow_err_sys(err, rc, "%s: cannot record the base", img->path);
 	cow_img_drop_cache(img);
 	img->backing = *backing;
-	return qcow_space_load(img, err);
+	return qcow_space_reload(img, err);
 }

@@ -176,6 +176,8 @@ bool qcow_space_behind(struct cow_image *img, uint64_t off);
 void qcow_space_cut(struct qcow *q, uint64_t end);
 /* Finds what is in use. Refuses what cannot be written to soundly. */
 int qcow_space_load(struct cow_image *img, struct cow_err *err);
+/* The same within a session: when it fails, there are no more writes. */
+int qcow_space_reload(struct cow_image *img, struct cow_err *err);
 void qcow_space_free(struct qcow *q);
 /* Is the header, the L1 table or the name of the base in [@off, @off + @len)? */
 bool qcow_upon_fixed(const struct qcow *q, uint64_t off, uint64_t len);

@@ -278,6 +278,15 @@ int qcow_space_load(struct cow_image *img, struct cow_err *err)
 	return rc;
 }
 
+int qcow_space_reload(struct cow_image *img, struct cow_err *err)
+{
+	int rc = qcow_space_load(img, err);
+
+	if (rc)
+		cow_img_fail(img, rc, "reading its tables again");
+	return rc;
+}
+
 void qcow_space_free(struct qcow *q)
 {
 	cow_free(q->w.tables);

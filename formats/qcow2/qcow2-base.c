@@ -45,7 +45,7 @@ static int empty(struct cow_image *img)
 		rc = qcow2_tree_drop(img, l1, q->l1_size, &none);
 	cow_free(l1);
 	cow_img_drop_cache(img);
-	return rc ? rc : qcow2_writer_load(img, NULL);
+	return rc ? rc : qcow2_writer_reload(img, NULL);
 }
 
 int qcow2_make_empty(struct cow_image *img, struct cow_err *err)

@@ -811,6 +811,6 @@ int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flag, st
 	cow_free(ck.blocks.slots);
 	cow_free(ck.odd.slots);
 	if (writing && rc == 0)
-		rc = qcow2_writer_load(img, err);
+		rc = qcow2_writer_reload(img, err);
 	return rc;
 }

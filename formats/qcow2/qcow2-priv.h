@@ -258,6 +258,8 @@ int qcow2_set_room(struct qcow2_set *s, size_t more);		/* for @more additions th
 int qcow2_runs_add(struct qcow2_runs *r, uint64_t start, uint64_t count);
 /* Reads tables and refcounts, refuses what cannot be written to soundly. */
 int qcow2_writer_load(struct cow_image *img, struct cow_err *err);
+/* The same within a session: when it fails, there are no more writes. */
+int qcow2_writer_reload(struct cow_image *img, struct cow_err *err);
 void qcow2_writer_free(struct qcow2 *q);
 /* Gives back what was reserved, lets go what is unused. Nothing may be dirty. Syncs. */
 int qcow2_writer_settle(struct cow_image *img);

@@ -428,6 +428,15 @@ int qcow2_writer_load(struct cow_image *img, struct cow_err *err)
 	return rc;
 }
 
+int qcow2_writer_reload(struct cow_image *img, struct cow_err *err)
+{
+	int rc = qcow2_writer_load(img, err);
+
+	if (rc)
+		cow_img_fail(img, rc, "reading its refcounts again");
+	return rc;
+}
+
 /* ---- while requests run ---- */
 
 /* Cache block with the refcount of @cluster, whose refcount block exists. */

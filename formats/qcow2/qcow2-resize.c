@@ -280,7 +280,7 @@ static int change(struct cow_image *img, uint64_t size)
 	if (rc == 0 && grows)
 		rc = fit_data_file(img, size);
 	cow_img_drop_cache(img);
-	loaded = qcow2_writer_load(img, NULL);
+	loaded = qcow2_writer_reload(img, NULL);
 	return rc ? rc : loaded;
 }
 

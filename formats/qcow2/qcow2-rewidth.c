@@ -155,7 +155,7 @@ static int change(struct rewidth *w, bool really, struct cow_err *err)
 	q->reftable_clusters = w->next.reftable_clusters;
 	punch_old(w);
 	cow_img_drop_cache(w->img);
-	return qcow2_writer_load(w->img, err);
+	return qcow2_writer_reload(w->img, err);
 }
 
 static int rewidth(struct cow_image *img, unsigned order, bool really, struct cow_err *err)

@@ -378,7 +378,7 @@ int qcow2_snapshot(struct cow_image *img, enum cow_snapshot_op op, const char *n
 	cow_free(ed.fresh.v);
 	cow_free(ed.old.v);
 	cow_img_drop_cache(img);
-	loaded = q->w.loaded ? qcow2_writer_load(img, NULL) : 0;
+	loaded = q->w.loaded ? qcow2_writer_reload(img, NULL) : 0;
 	rc = rc ? rc : loaded;
 	img->size = img->below_limit = q->size;
 	if (rc && ed.failed)

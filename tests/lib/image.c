@@ -22,7 +22,7 @@ int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_c
 		   struct cow_err *err)
 {
 	const char *const backing[] = { RIG_BASE, NULL };
-	struct cow_args *args = cow_args_new();
+	struct cow_args *args = shape_now->open_options ? cow_args_new() : NULL;
 	struct cow_chain_cfg cfg = {
 		.format = image_kind.format, .path = name, .flags = flags, .args = args,
 		.backing = r->cfg.base_size ? backing : NULL,
@@ -30,9 +30,8 @@ int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_c
 	};
 	int rc;
 
-	CHECK(args);
 	if (shape_now->open_options)
-		CHECK_EQ(cow_args_parse(args, shape_now->open_options, err), 0);
+		CHECK(args && cow_args_parse(args, shape_now->open_options, err) == 0);
 	rc = cow_chain_open(&cfg, ret, err);
 	cow_args_free(args);
 	return rc;

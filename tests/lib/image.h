@@ -77,6 +77,19 @@ void image_syncs_of_flush(unsigned first);
 	  .cap = (IMAGE_HISTORY_BLOCKS + 2) * (block_), __VA_ARGS__ }
 void image_histories(unsigned length);
 
+/* A session of requests, resizes and a commit, over all shapes (which have a base, and grow). */
+void image_every_operation_fails(void);
+void image_every_allocation_fails(void);
+#define NTHFAIL_TESTS						\
+	TEST(every_operation)					\
+	{							\
+		image_every_operation_fails();			\
+	}							\
+	TEST(every_allocation)					\
+	{							\
+		image_every_allocation_fails();			\
+	}
+
 /* One cluster anywhere, in its stored form. Returns the result of the engine. */
 int image_put_encoded(struct rig *r);
 /* Encoded clusters among other changes; many flushes: each has few reasons for its order. */

@@ -163,11 +163,11 @@ void model_discard(struct model *m, uint64_t off, uint64_t len)
 void model_resize(struct model *m, uint64_t size)
 {
 	cow_assert(size <= m->cap);
+	/* The granule at the old end or the new may be claimed, for what shows when the disk grows. */
+	m->low = cow_min(m->low, cow_round_down(cow_min(size, m->size), m->granule));
 	if (size < m->size)
 		model_zero(m, size, m->size - size);
 	m->size = size;
-	/* What a shrink leaves of a granule may be claimed, for what shows when the disk grows again. */
-	m->low = cow_min(m->low, size < m->low ? cow_round_down(size, m->granule) : size);
 	m->ops[m->nops - 1].size = size;
 	m->ops[m->nops - 1].resize = true;
 }

@@ -330,6 +330,11 @@ COW_EXPORT int cow_img_pread(struct cow_image *img, uint16_t file, void *buf, si
 COW_EXPORT int cow_img_pwrite(struct cow_image *img, uint16_t file, const void *buf, size_t len,
 			      uint64_t off);
 COW_EXPORT int cow_img_sync(struct cow_image *img, uint16_t file);
+/*
+ * After a failure (-errno, and what failed) the format cannot write soundly until the image is
+ * opened again: says so, and lets no request write any more.
+ */
+COW_EXPORT void cow_img_fail(struct cow_image *img, int why, const char *what);
 /* The range reads as zeroes afterwards, its space is given back where the file can. */
 COW_EXPORT int cow_img_punch(struct cow_image *img, uint16_t file, uint64_t off, uint64_t len);
 COW_EXPORT int cow_img_truncate(struct cow_image *img, uint16_t file, uint64_t size);
