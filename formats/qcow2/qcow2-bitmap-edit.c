@@ -38,12 +38,12 @@ int qcow2_bmedit_begin(struct qcow2_bmedit *ed, struct cow_image *img, uint64_t 
 	return rc;
 }
 
-/* Clusters for @bytes; refcounts are durable. */
+/* Clusters for @bytes; their refcounts become durable with what goes there. */
 static int place(struct qcow2_bmedit *ed, uint64_t bytes, uint64_t *ret_off)
 {
 	const struct qcow2 *q = ed->img->priv;
 	uint64_t n = cow_div_up(bytes, q->cluster), cluster;
-	int rc = qcow2_alloc_sync(ed->img, n, &cluster);
+	int rc = qcow2_alloc(ed->img, n, &cluster);
 
 	if (rc == 0)
 		rc = qcow2_runs_add(&ed->fresh, cluster, n);

@@ -278,7 +278,8 @@ void qcow2_give_back(struct qcow2 *q, uint64_t start, uint64_t count);
 void qcow2_unref(struct qcow2 *q, uint64_t start, uint64_t count);
 void qcow2_unref_entry(struct qcow2 *q, uint64_t entry);	/* what an L2 entry refers to */
 void qcow2_refblock_commit(struct cow_image *img, const struct cow_map *map, int io);
-/* Offline: @n clusters in a row, in a hole or at the end, with refcount 1, durable. */
+/* Offline: @n clusters in a row, in a hole or at the end, with refcount 1; durable. */
+int qcow2_alloc(struct cow_image *img, uint64_t n, uint64_t *ret_cluster);	/* ... by the next sync */
 int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster);
 /* Offline: a refcount table large enough for everything that an image of @size can hold. */
 int qcow2_reftable_fit(struct cow_image *img, uint64_t size);

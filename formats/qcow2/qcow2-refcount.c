@@ -724,17 +724,15 @@ static bool take_hole(struct qcow2_writer *w, uint64_t n, uint64_t *ret_cluster)
 	return false;
 }
 
-int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster)
+int qcow2_alloc(struct cow_image *img, uint64_t n, uint64_t *ret_cluster)
 {
 	struct qcow2 *q = img->priv;
 	struct qcow2_writer *w = &q->w;
 	uint64_t per = qcow2_ref_per_block(q), index = w->tail / per;
 	int rc = 0;
 
-	if (take_hole(w, n, ret_cluster)) {
-		rc = qcow2_ref_add_sync(img, *ret_cluster, n, 1);
-		return rc ? rc : cow_img_sync(img, 0);
-	}
+	if (take_hole(w, n, ret_cluster))
+		return qcow2_ref_add_sync(img, *ret_cluster, n, 1);
 	while (index <= (w->tail + n - 1) / per && rc == 0) {
 		if (index >= w->reftable_n)
 			return -ENOSPC;
@@ -745,14 +743,19 @@ int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster)
 	}
 	if (rc == 0)
 		rc = qcow2_ref_add_sync(img, w->tail, n, 1);
-	if (rc == 0)
-		rc = cow_img_sync(img, 0);
 	if (rc)
 		return rc;
 	*ret_cluster = w->tail;
 	w->tail += n;
 	w->high = cow_max(w->high, w->tail);
 	return 0;
+}
+
+int qcow2_alloc_sync(struct cow_image *img, uint64_t n, uint64_t *ret_cluster)
+{
+	int rc = qcow2_alloc(img, n, ret_cluster);
+
+	return rc ? rc : cow_img_sync(img, 0);
 }
 
 /* Host clusters that the image can come to need, refcounts included. */
