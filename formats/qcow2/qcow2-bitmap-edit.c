@@ -343,7 +343,7 @@ static int run_between(struct cow_image *img, const struct cow_bitmap_change *ch
 	if (rc == 0)
 		rc = run(img, ch, err);
 	cow_img_drop_cache(img);
-	loaded = q->w.loaded ? qcow2_writer_load(img, NULL) : 0;
+	loaded = q->w.loaded ? qcow2_writer_reload(img, NULL) : 0;
 	resumed = qcow2_track_resume(img, tracking);
 	rc = rc ? rc : loaded;
 	return rc ? rc : resumed;

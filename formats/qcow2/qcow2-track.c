@@ -152,7 +152,7 @@ int qcow2_track_resume(struct cow_image *img, bool tracking)
 	int rc = tracking ? qcow2_track_begin(img) : 0;
 
 	if (rc)		/* what cannot be recorded must not happen */
-		qcow2_writer_free(img->priv);
+		cow_img_fail(img, rc, "marking its bitmaps as in use");
 	return rc;
 }
 
@@ -298,7 +298,7 @@ static int fit_all(struct cow_image *img, struct qcow2_track *held)
 	for (size_t i = 0; i < held->n && rc == 0; i++)
 		rc = fit(&ed, &held->v[i]);
 	ended = qcow2_bmedit_end(&ed, rc);
-	rc = qcow2_writer_load(img, NULL);
+	rc = qcow2_writer_reload(img, NULL);
 	return ended ? ended : rc;
 }
 
