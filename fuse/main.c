@@ -208,7 +208,7 @@ static int check_format(const struct config *c)
 
 		while (o && o->key && strcmp(o->key, key))
 			o++;
-		if (!o || !o->key)
+		if ((!o || !o->key) && strncmp(key, COW_OPT_OF_BASE, strlen(COW_OPT_OF_BASE)))
 			return cow_cli_misuse(
 				&cli, "-o: '%s' is not an option of cowfuse, mount or format %s",
 				key, c->format);
@@ -365,6 +365,7 @@ static int open_device(struct app *a, struct cow_err *err)
 	int rc;
 
 	rc = cow_chain_open(&chain, &chain_open, err);
+	cow_keys_close(c->format_args);
 	if (rc)
 		return rc;
 	if (c->write && cow_chain_readonly(chain_open)) {

@@ -117,6 +117,25 @@ static int add_path(const char **list, unsigned *n, const char *option, const ch
 	return 0;
 }
 
+/* Paths of keys, whichever image of the chain they are for. */
+static int absolute_keys(struct cow_args *args)
+{
+	const char *key, *value;
+	size_t i = 0;
+
+	while (cow_args_next(args, &i, &key, &value)) {
+		const char *dot = strrchr(key, '.');
+		char *path COW_CLEANUP_FREE = NULL;
+
+		if (strcmp(dot ? dot + 1 : key, "key_file"))
+			continue;
+		path = absolute(value);
+		if (!path || cow_args_set(args, key, path))
+			return cow_cli_misuse(&cli, "key_file=%s: the current folder is gone", value);
+	}
+	return 0;
+}
+
 static int set_word(struct settings *s, int opt, const char *word)
 {
 	enum cow_log_level level;
@@ -233,7 +252,7 @@ static int parse(struct settings *s, int argc, char **argv)
 	snprintf(log_ident, sizeof(log_ident), "cowd-%s", s->cfg.name);
 	if (!s->cfg.chain.path[0])
 		return cow_cli_misuse(&cli, "the IMAGE is an empty string");
-	return 0;
+	return absolute_keys(s->args);
 }
 
 /* Which format it is decides whether IMAGE is a path at all. */

@@ -152,6 +152,11 @@ int mapreq_suits(struct cow_chain *c, uint32_t unit, struct cow_err *why)
 	if (cow_chain_size(c) % unit)
 		return refuse(why, cow_chain_image(c, 0),
 			      "its size is no multiple of its device's block");
+	for (unsigned i = 0; i < n; i++) {
+		if (cow_chain_image(c, i)->encrypted)
+			return refuse(why, cow_chain_image(c, i),
+				      "is encrypted, and the kernel would have to decipher it");
+	}
 	return all_linear(c, n) ? suits_planes(c, n, unit, why) : suits_blocks(c, n, unit, why);
 }
 

@@ -213,6 +213,7 @@ static int open_device(struct cowd *d, struct cow_err *err)
 	chain_cfg.keeps = keeps;
 	chain_cfg.keeps_opaque = d;
 	rc = cow_chain_open(&chain_cfg, &chain, err);
+	cow_keys_close(chain_cfg.args);
 	if (rc)
 		return rc;
 	rc = cow_dev_new(d->loop, chain, &cfg, &d->dev);

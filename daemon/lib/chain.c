@@ -184,6 +184,7 @@ static void close_layer(struct cow_layer *l, bool forget)
 		cow_free(l->img.priv);
 	}
 	encoded_forget(l);
+	cow_args_free(l->base_args);
 	meta_fini(&l->meta, forget);
 	if (l->file.io)
 		l->file.io->ops->close(&l->file);
@@ -195,6 +196,29 @@ static void close_layer(struct cow_layer *l, bool forget)
 }
 
 static int open_data(struct cow_chain *c, struct cow_layer *l, bool write, struct cow_err *err);
+
+/* What the engine relies on for data that is enciphered. */
+static int check_encrypted(const struct cow_image *img, struct cow_err *err)
+{
+	if (!img->encrypted)
+		return 0;
+	if (img->size % COW_CRYPT_UNIT)
+		return cow_err_set(err, -EINVAL, "%s: is encrypted, and its size is no multiple of %u bytes",
+				   img->path, COW_CRYPT_UNIT);
+	cow_assert(img->fmt->crypt && img->granule % COW_CRYPT_UNIT == 0 && !img->linear);
+	return 0;
+}
+
+static int format_open(struct cow_image *img, const struct cow_args *args, struct cow_err *err)
+{
+	int rc = key_take(img, args, err);
+
+	if (rc)
+		return rc;
+	rc = img->fmt->open(img, args, err);
+	key_drop(img);
+	return rc;
+}
 
 static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow_args *args,
 		      bool write, struct cow_err *err)
@@ -208,12 +232,17 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 	if (!l->img.priv)
 		return cow_err_sys(err, -ENOMEM, "%s", l->path);
 	l->img.granule = 1;
-	rc = fmt->open(&l->img, args, err);
+	rc = cow_args_of_base(args, &l->base_args);
+	if (rc == 0)
+		rc = format_open(&l->img, args, err);
 	if (rc) {
 		cow_free(l->img.priv);
 		l->img.priv = NULL;
 		return rc;
 	}
+	rc = check_encrypted(&l->img, err);
+	if (rc)
+		return rc;
 	cow_assert(cow_is_pow2(l->img.granule) && l->img.below_limit <= l->img.size);
 	if (!l->file.io)
 		return 0;
@@ -280,7 +309,7 @@ static int open_layer(struct cow_chain *c, const char *format, const struct cow_
 }
 
 int chain_open_new(struct cow_chain *c, const struct cow_format *fmt, struct cow_file *file,
-		   struct cow_err *err)
+		   const struct cow_args *args, struct cow_err *err)
 {
 	struct cow_layer *l = new_layer(c);
 	int rc;
@@ -292,7 +321,7 @@ int chain_open_new(struct cow_chain *c, const struct cow_format *fmt, struct cow
 	l->img.fmt = fmt;
 	l->img.open_flags = COW_OPEN_WRITE;
 	l->path = cow_strdup(l->file.path);
-	rc = l->path ? open_image(c, l, NULL, true, err) : -ENOMEM;
+	rc = l->path ? open_image(c, l, args, true, err) : -ENOMEM;
 	if (rc)
 		close_layer(l, true);
 	else
@@ -344,12 +373,15 @@ static bool spec_below(const char *dir, const char *rec, struct cow_open_spec *r
 }
 
 /* Tries the recorded base below @dir. 1: not to be looked for there. */
-static int try_dir(struct cow_chain *c, const char *dir, const char *rec, const char *format,
-		   uint32_t flags, struct cow_err *err)
+static int try_dir(struct cow_chain *c, const char *dir, const struct cow_layer *over, uint32_t flags,
+		   struct cow_err *err)
 {
+	const struct cow_backing *b = &over->img.backing;
 	struct cow_open_spec spec;
 
-	return spec_below(dir, rec, &spec) ? open_layer(c, format, &spec, NULL, flags, err) : 1;
+	if (!spec_below(dir, b->path, &spec))
+		return 1;
+	return open_layer(c, b->format, &spec, over->base_args, flags, err);
 }
 
 /* The same for a data file. */
@@ -401,8 +433,7 @@ static int open_data(struct cow_chain *c, struct cow_layer *l, bool write, struc
 }
 
 /* Looks for what layer @over recorded, only where the caller allows it. */
-static int open_recorded(struct cow_chain *c, unsigned over, const char *format, uint32_t flags,
-			 struct cow_err *err)
+static int open_recorded(struct cow_chain *c, unsigned over, uint32_t flags, struct cow_err *err)
 {
 	struct cow_layer *l = c->layers[over];
 	const char *rec = l->img.backing.path;
@@ -412,10 +443,10 @@ static int open_recorded(struct cow_chain *c, unsigned over, const char *format,
 
 	if (!own)
 		return -ENOMEM;
-	rc = try_dir(c, own, rec, format, flags, &first);
+	rc = try_dir(c, own, l, flags, &first);
 	for (char **dir = c->backing_dirs; dir && *dir && (rc == 1 || missing_there(rc)); dir++) {
 		struct cow_err ignored = { 0 };
-		int other = try_dir(c, *dir, rec, format, flags, &ignored);
+		int other = try_dir(c, *dir, l, flags, &ignored);
 
 		if (other != 1 && !missing_there(other)) {
 			rc = other;
@@ -435,28 +466,33 @@ static int open_recorded(struct cow_chain *c, unsigned over, const char *format,
 
 static int open_base(struct cow_chain *c, unsigned over, uint32_t flags, struct cow_err *err)
 {
-	const struct cow_backing *b = &c->layers[over]->img.backing;
-	uint32_t base_flags = flags & COW_OPEN_FORCE;
+	const struct cow_layer *l = c->layers[over];
+	const struct cow_backing *b = &l->img.backing;
+	uint32_t base_flags = flags & (COW_OPEN_FORCE | COW_OPEN_NODATA);
 	const char *explicit = NULL;
 	int rc;
 
 	for (unsigned i = 0; c->backing && c->backing[i] && !explicit; i++)
 		explicit = i == over ? c->backing[i] : NULL;
+	if (!b->path[0] && explicit)
+		return cow_err_set(err, -EINVAL, "%s: has no base, --backing %s is of no use", l->path,
+				   explicit);
+	if (!b->path[0] && l->base_args)
+		return cow_err_set(err, -EINVAL, "%s: has no base, options that begin with backing. are of "
+				   "no use", l->path);
 	if (!b->path[0])
-		return explicit ? cow_err_set(err, -EINVAL, "%s: has no base, --backing %s is of no use",
-					      c->layers[over]->path, explicit) : 0;
+		return 0;
 	if (!b->format[0])
-		return cow_err_set(err, -EINVAL, "%s: does not say which format its base has",
-				   c->layers[over]->path);
+		return cow_err_set(err, -EINVAL, "%s: does not say which format its base has", l->path);
 	if (c->n == COW_CHAIN_DEPTH)
 		return cow_err_set(err, -ELOOP, "%s: more than %d images in the chain",
 				   c->layers[0]->path, COW_CHAIN_DEPTH);
 	if (explicit) {
 		struct cow_open_spec spec = { .path = explicit };
 
-		rc = open_layer(c, b->format, &spec, NULL, base_flags, err);
+		rc = open_layer(c, b->format, &spec, l->base_args, base_flags, err);
 	} else {
-		rc = open_recorded(c, over, b->format, base_flags, err);
+		rc = open_recorded(c, over, base_flags, err);
 	}
 	return rc;
 }
@@ -523,7 +559,7 @@ void chain_free(struct cow_chain *c, bool forget)
 		c->io->ops->fini(c->io);
 	free_strings(c->backing);
 	free_strings(c->backing_dirs);
-	cow_free(c->iocbs);
+	cow_free(c->fetches);
 	cow_free(c);
 }
 
@@ -551,11 +587,11 @@ int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
 	cow_list_init(&c->writers);
 	cow_list_init(&c->lock_waiters);
 	cow_list_init(&c->stalled);
-	cow_list_init(&c->iocb_free);
+	cow_list_init(&c->fetch_free);
 	cow_list_init(&c->flush.joined);
 	cow_list_init(&c->flush.next);
-	c->iocbs = cow_zalloc(ENGINE_IOCBS * sizeof(*c->iocbs));
-	rc = c->iocbs ? ops->init(cfg->io_arg, &c->io) : -ENOMEM;
+	c->fetches = cow_zalloc(ENGINE_FETCHES * sizeof(*c->fetches));
+	rc = c->fetches ? ops->init(cfg->io_arg, &c->io) : -ENOMEM;
 	if (rc == 0)
 		c->io->arg = cfg->io_arg;
 	if (rc == 0)
@@ -566,8 +602,8 @@ int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
 		chain_free(c, true);
 		return rc;
 	}
-	for (unsigned i = 0; i < ENGINE_IOCBS; i++)
-		cow_list_add_tail(&c->iocb_free, &c->iocbs[i].node);
+	for (unsigned i = 0; i < ENGINE_FETCHES; i++)
+		cow_list_add_tail(&c->fetch_free, &c->fetches[i].cb.node);
 	*ret = c;
 	return 0;
 }

@@ -13,7 +13,8 @@
 #include "io.h"
 #include "meta.h"
 
-#define ENGINE_IOCBS 128	/* data operations in flight at once; more wait */
+#define ENGINE_FETCHES 128	/* data reads in flight at once; more wait */
+#define CRYPT_CHUNK (1u << 20)	/* bytes that are enciphered into a buffer at once */
 
 struct cow_layer {
 	struct cow_image img;
@@ -23,7 +24,18 @@ struct cow_layer {
 	struct cow_file data;		/* its data file; io NULL: none */
 	struct cow_meta meta;
 	struct encoded *encoded;	/* the extents decoded last, or NULL */
+	struct cow_args *base_args;	/* options for the layer below, or NULL */
 	char *path;
+};
+
+/* A data operation of a read, and what it takes to decipher what comes. */
+struct cow_fetch {
+	struct cow_iocb cb;
+	struct cow_layer *cipher;	/* whose; NULL: the bytes are plain */
+	uint8_t *to;
+	uint64_t virt, phys, n;		/* of the bytes that go there */
+	bool ragged;			/* they are a part of one unit, which is read into @unit */
+	uint8_t unit[COW_CRYPT_UNIT];
 };
 
 /* A read of a range from a layer down; part of a request, or the fill of a first write. */
@@ -50,10 +62,16 @@ struct cow_wr {
 	uint64_t pos;			/* bytes of the request done */
 	uint64_t n;			/* bytes of it in the current step */
 	uint64_t lo, hi;		/* granules locked */
-	uint8_t *bounce;		/* old contents around the step's bytes: head, then tail; or a table */
+	/*
+	 * Old contents around the step's bytes: head, then tail; between them room for those, if
+	 * they are to be enciphered. Or a table.
+	 */
+	uint8_t *bounce;
 	uint64_t head, tail;
+	bool own_head, own_tail;	/* the rest of a unit of an encrypted image, already in place */
 	const uint8_t *data;
 	bool punch;
+	uint64_t written_to;		/* zeroes are not punched before here, see COW_ZERO of map() */
 	struct cow_map map;
 	struct cow_pins pins;
 	struct cow_waiter wait;
@@ -112,8 +130,8 @@ struct cow_chain {
 	struct cow_list writers;	/* struct cow_wr.lock, active */
 	struct cow_list lock_waiters;	/* in order of arrival */
 	struct cow_list stalled;	/* struct cow_waiter: an iocb, slot or edge is missing */
-	struct cow_iocb *iocbs;
-	struct cow_list iocb_free;
+	struct cow_fetch *fetches;
+	struct cow_list fetch_free;	/* their cb.node */
 	struct cow_flush flush;
 	unsigned inflight;
 
@@ -157,6 +175,27 @@ void encoded_read(struct cow_rd *rd, struct cow_layer *l, const struct cow_map *
 		  uint64_t n);
 void encoded_forget(struct cow_layer *l);
 
+/* crypt.c: all of encrypted images, and all of whole units but for those that make them so */
+/* In place. 0 or -errno. */
+int crypt_run(struct cow_layer *l, bool encrypt, uint64_t virt, uint64_t phys, void *buf, uint64_t len);
+/* Bytes of @len at @virt that are whole units, or a part of one. */
+uint64_t crypt_read_step(uint64_t virt, uint64_t len);
+/* Bytes from @virt on that are written in one step: to the end of a granule. */
+uint64_t crypt_write_step(const struct cow_image *img, uint64_t virt);
+/* Sets up the operation of @f, whose cipher is set, to read @n bytes for @to; of an encrypted image a read step. */
+void fetch_aim(struct cow_fetch *f, uint8_t *to, uint64_t virt, uint64_t phys, uint64_t n);
+/* The operation ended with @result. The result. */
+int fetch_end(struct cow_fetch *f, int result);
+/* Extends the step at @virt to whole units. */
+void crypt_edges(struct cow_wr *w, uint64_t virt);
+/* Makes w->bounce, which has the head and the tail, what goes to @phys; it begins at @virt. */
+int crypt_write(struct cow_layer *l, struct cow_wr *w, uint64_t virt, uint64_t phys);
+
+/* key.c */
+/* What the options key_file and key_fd mean: img->key, if there is one of them, until key_drop() wipes it. */
+int key_take(struct cow_image *img, const struct cow_args *args, struct cow_err *err);
+void key_drop(struct cow_image *img);
+
 /* req.c */
 /* An operation of @rd that was pending has ended. */
 void rd_io_ended(struct cow_rd *rd, int result);
@@ -173,9 +212,12 @@ int chain_open_file(struct cow_chain *c, const struct cow_open_spec *spec, struc
 		    struct cow_err *err);
 int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret);
 void chain_free(struct cow_chain *c, bool forget);
-/* The top layer is the new image in @file, which it takes over. */
+/*
+ * The top layer is the new image in @file, which it takes over; of @args, with which it was created,
+ * the key counts, and what the base is opened with.
+ */
 int chain_open_new(struct cow_chain *c, const struct cow_format *fmt, struct cow_file *file,
-		   struct cow_err *err);
+		   const struct cow_args *args, struct cow_err *err);
 /* Makes all changes durable, and marks the image cleanly closed. */
 int chain_end(struct cow_chain *c, bool *ret_forget);
 int chain_open_lower(struct cow_chain *c, uint32_t flags, struct cow_err *err);

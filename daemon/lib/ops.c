@@ -165,6 +165,8 @@ static int layer_extent(struct cow_layer *l, uint64_t virt, uint64_t len, struct
 	ret->virt = virt;
 	ret->len = cow_min(len, map.dst.len - (virt - map.dst.virt));
 	ret->phys += virt - map.dst.virt;
+	if (ret->kind == COW_DATA && l->img.encrypted)
+		ret->kind = COW_ENCODED;	/* what is there is of no use to others */
 	if (ret->kind == COW_BELOW && virt < l->img.below_limit)
 		ret->len = cow_min(ret->len, l->img.below_limit - virt);
 	else if (ret->kind == COW_BELOW)
@@ -195,8 +197,8 @@ int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len, struct 
 	chain_assert_thread(c);
 	if (len == 0 || !cow_add_ok(virt, len, &end) || end > img->size)
 		return -EINVAL;
-	if (!c->writable)
-		return -EROFS;
+	if (!c->writable || img->encrypted)
+		return c->writable ? -EOPNOTSUPP : -EROFS;
 	rc = c->mode == COW_MODE_RW ? chain_begin(c) : -EIO;
 	if (rc == 0)
 		rc = map_blocking(c->layers[0], &q, &map);
@@ -632,6 +634,7 @@ static int open_base_for_commit(struct cow_chain *c, const char *path, const cha
 	struct cow_chain_cfg cfg = {
 		.format = format,
 		.path = path,
+		.args = c->layers[0]->base_args,
 		.flags = COW_OPEN_WRITE,
 		.backing = c->backing && c->backing[0] ? (const char *const *)c->backing + 1 : NULL,
 		.backing_dirs = (const char *const *)c->backing_dirs,
@@ -714,12 +717,13 @@ struct create {
 	bool draft;
 };
 
-static int create_base(struct create *cr, struct cow_err *err)
+static int create_base(struct create *cr, const struct cow_args *args, struct cow_err *err)
 {
 	const struct cow_create_cfg *cfg = cr->cfg;
 	struct cow_chain_cfg base = {
 		.format = cfg->backing_format,
 		.path = cfg->backing,
+		.args = args,
 		.flags = cfg->force ? COW_OPEN_FORCE : 0,
 		.backing = cfg->base_backing,
 		.backing_dirs = cfg->backing_dirs,
@@ -730,6 +734,9 @@ static int create_base(struct create *cr, struct cow_err *err)
 	struct cow_chain *c;
 	int rc;
 
+	if (!cfg->backing && args)
+		return cow_err_set(err, -EINVAL, "%s: without a base, options that begin with backing. are "
+				   "of no use", cfg->path);
 	if (!cfg->backing)
 		return 0;
 	if (!(cr->fmt->caps & COW_CAP_BACKING))
@@ -863,7 +870,10 @@ static int create_file(struct create *cr, struct cow_io *io, struct cow_file *re
 	if (rc == 0 && !l.img.priv)
 		rc = -ENOMEM;
 	if (rc == 0)
+		rc = key_take(&l.img, cr->cfg->args, err);
+	if (rc == 0)
 		rc = cr->fmt->create(&l.img, &cr->c, err);
+	key_drop(&l.img);
 	if (rc == 0 && l.img.data_file[0])
 		rc = create_data(cr, io, &l.img, err);
 	cow_free(l.img.priv);
@@ -892,6 +902,7 @@ static int create_and_publish(struct create *cr, struct cow_io *io, struct cow_e
 static int create_plan(struct create *cr, struct cow_err *err)
 {
 	const struct cow_create_cfg *cfg = cr->cfg;
+	struct cow_args *of_base = NULL;
 	int rc = cow_format_find(cfg->format, &cr->fmt, err);
 
 	if (rc)
@@ -902,7 +913,10 @@ static int create_plan(struct create *cr, struct cow_err *err)
 	cr->c.args = cfg->args;
 	rc = cow_args_check(cfg->args, cr->fmt->create_opts, cfg->format, err);
 	if (rc == 0)
-		rc = create_base(cr, err);
+		rc = cow_args_of_base(cfg->args, &of_base);
+	if (rc == 0)
+		rc = create_base(cr, of_base, err);
+	cow_args_free(of_base);
 	if (rc == 0 && cr->c.size == 0)
 		rc = cow_err_set(err, -EINVAL, "%s: an image of 0 bytes is of no use", cfg->path);
 	return rc;
@@ -937,7 +951,7 @@ static int draft_open(struct create *cr, struct cow_chain *c, struct cow_err *er
 		return cow_err_sys(err, -EEXIST, "%s", cr->cfg->path);
 	rc = create_file(cr, c->io, &file, &c->replaced, err);
 	if (rc == 0)
-		rc = chain_open_new(c, cr->fmt, &file, err);
+		rc = chain_open_new(c, cr->fmt, &file, cr->cfg->args, err);
 	if (rc == 0 && cr->cfg->backing)
 		rc = chain_open_lower(c, cr->cfg->force ? COW_OPEN_FORCE : 0, err);
 	return rc;

@@ -194,6 +194,35 @@ static int check_value(const struct cow_opt *o, const char *value, const char *w
 	return 0;
 }
 
+/* The rest of a key that is an option of the base; NULL: it is none. */
+static const char *of_base(const char *key)
+{
+	size_t n = strlen(COW_OPT_OF_BASE);
+
+	return !strncmp(key, COW_OPT_OF_BASE, n) && key[n] ? key + n : NULL;
+}
+
+int cow_args_of_base(const struct cow_args *args, struct cow_args **ret)
+{
+	int rc = 0;
+
+	*ret = NULL;
+	for (size_t i = 0; args && i < args->n && rc == 0; i++) {
+		const char *key = of_base(args->pairs[i].key);
+
+		if (!key)
+			continue;
+		if (!*ret)
+			*ret = cow_args_new();
+		rc = *ret ? cow_args_set(*ret, key, args->pairs[i].value) : -ENOMEM;
+	}
+	if (rc) {
+		cow_args_free(*ret);
+		*ret = NULL;
+	}
+	return rc;
+}
+
 int cow_args_check(const struct cow_args *args, const struct cow_opt *opts, const char *who,
 		   struct cow_err *err)
 {
@@ -202,6 +231,8 @@ int cow_args_check(const struct cow_args *args, const struct cow_opt *opts, cons
 		const struct cow_opt *o = opts;
 		int r;
 
+		if (of_base(p->key))
+			continue;
 		while (o && o->key && strcmp(o->key, p->key))
 			o++;
 		if (!o || !o->key)

@@ -74,19 +74,19 @@ int chain_wait(struct cow_layer *l, struct cow_waiter *w)
 	return rc;
 }
 
-static struct cow_iocb *iocb_get(struct cow_chain *c)
+static struct cow_fetch *fetch_get(struct cow_chain *c)
 {
-	struct cow_list *node = c->iocb_free.next;
+	struct cow_list *node = c->fetch_free.next;
 
-	if (node == &c->iocb_free)
+	if (node == &c->fetch_free)
 		return NULL;
 	cow_list_del(node);
-	return cow_list_entry(node, struct cow_iocb, node);
+	return cow_list_entry(node, struct cow_fetch, cb.node);
 }
 
-static void iocb_put(struct cow_chain *c, struct cow_iocb *cb)
+static void fetch_put(struct cow_chain *c, struct cow_fetch *f)
 {
-	cow_list_add_tail(&c->iocb_free, &cb->node);
+	cow_list_add_tail(&c->fetch_free, &f->cb.node);
 	if (!cow_list_empty(&c->stalled))
 		chain_wake_stalled(c, 0);
 }
@@ -107,7 +107,7 @@ static void rd_wake(struct cow_waiter *w, int result)
 }
 
 /* It waited for an operation to be free: how the flush that woke it ended is not its business. */
-static void rd_wake_for_iocb(struct cow_waiter *w, int result)
+static void rd_wake_for_fetch(struct cow_waiter *w, int result)
 {
 	(void)result;
 	rd_wake(w, 0);
@@ -124,38 +124,39 @@ void rd_io_ended(struct cow_rd *rd, int result)
 
 static void rd_io_done(struct cow_iocb *cb, int result)
 {
+	struct cow_fetch *f = cow_container_of(cb, struct cow_fetch, cb);
 	struct cow_rd *rd = cb->opaque;
 	struct cow_chain *c = rd->c;
 
-	rd_io_ended(rd, result);
-	iocb_put(c, cb);
+	rd_io_ended(rd, fetch_end(f, result));
+	fetch_put(c, f);
 }
 
-/* Starts the read of @n bytes of @file. False: no operation is free, the read was queued for one. */
-static bool rd_data(struct cow_rd *rd, struct cow_file *file, uint64_t phys, uint64_t n)
+/* Starts to read @n bytes of @ext of @l, from @v on. False: no operation is free, the read was queued for one. */
+static bool rd_data(struct cow_rd *rd, struct cow_layer *l, const struct cow_extent *ext, uint64_t v,
+		    uint64_t n)
 {
-	struct cow_iocb *cb = iocb_get(rd->c);
+	struct cow_fetch *f = fetch_get(rd->c);
 	int rc;
 
-	if (!cb) {
+	if (!f) {
 		rd->pending++;
 		rd->waiting = true;
-		rd->wait.wake = rd_wake_for_iocb;
+		rd->wait.wake = rd_wake_for_fetch;
 		cow_list_add_tail(&rd->c->stalled, &rd->wait.node);
 		return false;
 	}
-	cb->file = file;
-	cb->op = COW_IO_READ;
-	cb->iov[0] = (struct iovec){ rd->buf + rd->pos, n };
-	cb->iovcnt = 1;
-	cb->off = phys;
-	cb->len = n;
-	cb->done = rd_io_done;
-	cb->opaque = rd;
+	f->cipher = l->img.encrypted ? l : NULL;
+	fetch_aim(f, rd->buf + rd->pos, v, ext->phys + (v - ext->virt), n);
+	f->cb.file = layer_file(l, ext->file);
+	f->cb.op = COW_IO_READ;
+	f->cb.done = rd_io_done;
+	f->cb.opaque = rd;
 	rd->pending++;
-	if (cow_io_start(cb, &rc)) {
+	if (cow_io_start(&f->cb, &rc)) {
 		rd->pending--;
-		cow_list_add_tail(&rd->c->iocb_free, &cb->node);
+		rc = fetch_end(f, rc);
+		cow_list_add_tail(&rd->c->fetch_free, &f->cb.node);
 		if (rc && !rd->err)
 			rd->err = rc;
 	}
@@ -177,7 +178,9 @@ static bool rd_answer(struct cow_rd *rd, struct cow_layer *l, const struct cow_m
 
 	switch (map->dst.kind) {
 	case COW_DATA:
-		if (!rd_data(rd, layer_file(l, map->dst.file), map->dst.phys + (v - map->dst.virt), n))
+		if (l->img.encrypted)
+			n = crypt_read_step(v, n);
+		if (!rd_data(rd, l, &map->dst, v, n))
 			return false;
 		break;
 	case COW_BELOW:
@@ -350,18 +353,22 @@ static void wr_plan(struct cow_req *req, struct cow_wr *w, const struct cow_imag
 	w->data = req->op == COW_OP_WRITE ? (const uint8_t *)req->buf + w->pos : NULL;
 	if (req->op == COW_OP_PRESENT)
 		w->n = cow_min(w->n, PRESENT_CHUNK);
+	if (req->op == COW_OP_WRITE && img->encrypted)
+		w->n = cow_min(w->n, crypt_write_step(img, v));
 	if (req->op == COW_OP_WRITE || req->op == COW_OP_WRITTEN || req->op == COW_OP_PRESENT)
 		return;
+	if (v < w->written_to)
+		end = cow_min(end, w->written_to);
 	lo = cow_round_up(v, g);
 	hi = end == img->size ? end : cow_round_down(end, g);
-	if (lo == v && hi > v && (img->fmt->caps & COW_CAP_DISCARD)) {
+	if (lo == v && hi > v && (img->fmt->caps & COW_CAP_DISCARD) && v >= w->written_to) {
 		w->punch = true;
 		w->n = hi - v;
 		return;
 	}
 	w->data = zeroes;
 	w->n = (lo < end && lo > v && (img->fmt->caps & COW_CAP_DISCARD) ? lo : end) - v;
-	if (req->op == COW_OP_ZERO)
+	if (req->op == COW_OP_ZERO || v < w->written_to)
 		w->n = cow_min(w->n, ZERO_CHUNK);
 }
 
@@ -405,6 +412,12 @@ static uint64_t wr_given(struct cow_req_priv *p)
 	return wr_stored(p) ? wr_stored(p) : p->wr.n;
 }
 
+/* Does the step write what has to be enciphered? */
+static bool wr_enciphers(struct cow_req_priv *p)
+{
+	return p->c->layers[0]->img.encrypted && p->wr.map.dst.kind == COW_DATA && !p->wr.punch;
+}
+
 /* Asks the top layer for the step's place. 0: answered; 1: waiting; -errno. */
 static int wr_map(struct cow_req_priv *p)
 {
@@ -433,6 +446,7 @@ static int wr_map(struct cow_req_priv *p)
 	end = dst->virt + dst->len;
 	w->n = cow_min(w->n, end - q.virt);
 	w->head = w->tail = 0;
+	w->own_head = w->own_tail = false;
 	if (dst->flags & COW_EXT_TABLE) {
 		w->n = 0;
 		return 0;
@@ -445,7 +459,18 @@ static int wr_map(struct cow_req_priv *p)
 			w->tail = 0;
 		}
 	}
+	if (wr_enciphers(p))
+		crypt_edges(w, q.virt);
 	return 0;
+}
+
+/* The step fails before it wrote anything. */
+static void wr_give_back(struct cow_req_priv *p, int err)
+{
+	struct cow_image *img = &p->c->layers[0]->img;
+
+	if (p->wr.map.dst.flags & COW_EXT_NEW)
+		img->fmt->commit(img, &p->wr.map, err);
 }
 
 static void fill_done(struct cow_rd *rd, int err)
@@ -453,7 +478,7 @@ static void fill_done(struct cow_rd *rd, int err)
 	struct cow_req_priv *p = cow_container_of(rd, struct cow_req_priv, fill);
 
 	if (err) {
-		p->c->layers[0]->img.fmt->commit(&p->c->layers[0]->img, &p->wr.map, err);
+		wr_give_back(p, err);
 		wr_finish(p, err);
 		return;
 	}
@@ -461,12 +486,12 @@ static void fill_done(struct cow_rd *rd, int err)
 	wr_drive(p);
 }
 
-/* Old contents of [@virt, @virt + @len) into @buf. 1: there, *ret; 0: fill_done() goes on. */
-static int wr_fill(struct cow_req_priv *p, uint8_t *buf, uint64_t virt, uint64_t len, int *ret)
+/* Old contents of [@virt, @virt + @len) into @buf, this layer's @own. 1: there, *ret; 0: fill_done() goes on. */
+static int wr_fill_range(struct cow_req_priv *p, uint8_t *buf, uint64_t virt, uint64_t len, bool own,
+			 int *ret)
 {
 	struct cow_image *img = &p->c->layers[0]->img;
 	uint64_t shown = virt < img->below_limit ? cow_min(len, img->below_limit - virt) : 0;
-	bool own = p->wr.map.src.kind == COW_DATA;
 
 	*ret = 0;
 	if (len == 0)
@@ -488,6 +513,33 @@ static int wr_fill(struct cow_req_priv *p, uint8_t *buf, uint64_t virt, uint64_t
 	return rd_start(&p->fill, ret);
 }
 
+/* First byte that the step writes. */
+static uint64_t wr_from(struct cow_req_priv *p)
+{
+	const struct cow_wr *w = &p->wr;
+	uint64_t v = priv_req(p)->virt + w->pos;
+
+	return w->own_head ? v - w->head : w->head ? w->map.dst.virt : v;
+}
+
+/* Where the tail is in the bounce buffer. */
+static uint8_t *wr_tail(struct cow_req_priv *p)
+{
+	return p->wr.bounce + p->wr.head + (wr_enciphers(p) ? p->wr.n : 0);
+}
+
+/* The head, or the tail. */
+static int wr_fill(struct cow_req_priv *p, int *ret)
+{
+	struct cow_wr *w = &p->wr;
+	bool own = w->map.src.kind == COW_DATA;
+
+	if (w->state == WR_HEAD)
+		return wr_fill_range(p, w->bounce, wr_from(p), w->head, own || w->own_head, ret);
+	return wr_fill_range(p, wr_tail(p), priv_req(p)->virt + w->pos + w->n, w->tail, own || w->own_tail,
+			     ret);
+}
+
 static void wr_io_done(struct cow_iocb *cb, int result)
 {
 	struct cow_req_priv *p = cow_container_of(cb, struct cow_req_priv, wr.cb);
@@ -503,23 +555,27 @@ static int wr_io(struct cow_req_priv *p, int *ret)
 	struct cow_layer *top = p->c->layers[0];
 	struct cow_wr *w = &p->wr;
 	const struct cow_extent *dst = &w->map.dst;
-	uint64_t skip = w->head ? 0 : priv_req(p)->virt + w->pos - dst->virt;
 	uint64_t bytes = wr_given(p);
 	struct cow_iocb *cb = &w->cb;
 
 	cb->file = layer_file(top, dst->file);
-	cb->off = dst->phys + skip;
+	cb->off = dst->phys + wr_from(p) - dst->virt;
 	cb->len = w->head + bytes + w->tail;
 	cb->op = w->punch ? COW_IO_PUNCH : COW_IO_WRITE;
 	cb->done = wr_io_done;
 	cb->iovcnt = 0;
-	if (!w->punch) {
+	if (wr_enciphers(p)) {
+		*ret = crypt_write(top, w, wr_from(p), cb->off);
+		if (*ret)
+			return 1;
+		cb->iov[cb->iovcnt++] = (struct iovec){ w->bounce, cb->len };
+	} else if (!w->punch) {
 		if (w->head)
 			cb->iov[cb->iovcnt++] = (struct iovec){ w->bounce, w->head };
 		if (bytes)
 			cb->iov[cb->iovcnt++] = (struct iovec){ (void *)(uintptr_t)w->data, bytes };
 		if (w->tail)
-			cb->iov[cb->iovcnt++] = (struct iovec){ w->bounce + w->head, w->tail };
+			cb->iov[cb->iovcnt++] = (struct iovec){ wr_tail(p), w->tail };
 	}
 	return cow_io_start(cb, ret);
 }
@@ -602,13 +658,19 @@ static int wr_step_map(struct cow_req_priv *p)
 
 	for (;;) {
 		wr_plan(priv_req(p), w, &p->c->layers[0]->img);
-		if (priv_req(p)->op != COW_OP_DISCARD || w->punch)
+		if (priv_req(p)->op != COW_OP_DISCARD || w->punch ||
+		    priv_req(p)->virt + w->pos < w->written_to)
 			break;
 		w->pos += w->n;		/* the ragged edge of a discard stays as it is */
 		if (w->pos == priv_req(p)->len)
 			return 0;
 	}
 	rc = wr_map(p);
+	if (rc == -EOPNOTSUPP && w->punch && p->c->layers[0]->img.encrypted) {
+		meta_unpin(&w->pins);
+		w->written_to = priv_req(p)->virt + w->pos + p->c->layers[0]->img.granule;
+		return 0;
+	}
 	if (rc)
 		return rc;
 	if (w->map.dst.flags & COW_EXT_TABLE)
@@ -636,11 +698,12 @@ static int wr_step_map(struct cow_req_priv *p)
 		w->state = WR_COMMIT;
 		return 0;
 	}
+	cow_assert(!w->punch || !p->c->layers[0]->img.encrypted);
 	w->state = WR_IO;
-	if (w->head || w->tail) {
-		w->bounce = cow_memalign(sizeof(void *), w->head + w->tail);
+	if (w->head || w->tail || wr_enciphers(p)) {
+		w->bounce = cow_memalign(sizeof(void *), w->head + w->tail + (wr_enciphers(p) ? w->n : 0));
 		if (!w->bounce) {
-			p->c->layers[0]->img.fmt->commit(&p->c->layers[0]->img, &w->map, -ENOMEM);
+			wr_give_back(p, -ENOMEM);
 			return -ENOMEM;
 		}
 		w->state = WR_HEAD;
@@ -652,7 +715,6 @@ static int wr_step_map(struct cow_req_priv *p)
 static int wr_step(struct cow_req_priv *p)
 {
 	struct cow_wr *w = &p->wr;
-	uint64_t v = priv_req(p)->virt + w->pos;
 	int rc;
 
 	switch (w->state) {
@@ -660,15 +722,10 @@ static int wr_step(struct cow_req_priv *p)
 		return wr_step_map(p);
 	case WR_HEAD:
 	case WR_TAIL:
-		if (w->state == WR_HEAD)
-			rc = wr_fill(p, w->bounce, w->map.dst.virt, w->head, &p->fill.err);
-		else
-			rc = wr_fill(p, w->bounce + w->head, v + w->n, w->tail, &p->fill.err);
-		if (rc == 0)
+		if (wr_fill(p, &p->fill.err) == 0)
 			return 1;
 		if (p->fill.err) {
-			p->c->layers[0]->img.fmt->commit(&p->c->layers[0]->img, &w->map,
-							p->fill.err);
+			wr_give_back(p, p->fill.err);
 			return p->fill.err;
 		}
 		w->state++;
@@ -704,8 +761,8 @@ static void wr_drive(struct cow_req_priv *p)
 /* A whole block that the format can store encoded, in less than its bytes. 0 or -errno. */
 static int wr_check_encoded(const struct cow_image *img, const struct cow_req *req)
 {
-	if (req->op != COW_OP_WRITE || !img->fmt->put_encoded || !img->block)
-		return -EOPNOTSUPP;
+	if (req->op != COW_OP_WRITE || !img->fmt->put_encoded || !img->block || img->encrypted)
+		return -EOPNOTSUPP;	/* the stored form of an encoded block is never enciphered */
 	if (req->virt % img->block || req->len != cow_min(img->block, img->size - req->virt) ||
 	    req->stored == 0 || req->stored >= img->block)
 		return -EINVAL;
@@ -722,6 +779,9 @@ static int wr_check(struct cow_chain *c, const struct cow_req *req)
 		return c->writable ? -EIO : -EROFS;
 	if (req->flags & COW_REQ_ENCODED)
 		return wr_check_encoded(img, req);
+	if (img->encrypted && (req->op == COW_OP_WRITTEN || req->op == COW_OP_PRESENT ||
+			       (req->flags & COW_REQ_PRESENT)))
+		return -EOPNOTSUPP;
 	if (req->op != COW_OP_WRITTEN)
 		return 0;
 	if (!img->linear)
@@ -746,6 +806,7 @@ static void wr_submit(struct cow_chain *c, struct cow_req *req)
 	p->wr.state = WR_MAP;
 	p->wr.pos = 0;
 	p->wr.bounce = NULL;
+	p->wr.written_to = 0;
 	p->wr.pins.n = 0;
 	p->wr.wait.wake = wr_wake;
 	p->wr.lo = cow_round_down(req->virt, g);

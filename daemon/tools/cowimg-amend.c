@@ -31,7 +31,7 @@ static int amend(const struct img_cmd *cmd, const char *path)
 
 	alone.no_backing = true;
 	alone.args = NULL;
-	if (img_open(&alone, path, COW_OPEN_WRITE, &c))
+	if (img_open(&alone, path, COW_OPEN_WRITE | COW_OPEN_NODATA, &c))
 		return IMG_FAILED;
 	r = cow_chain_amend(c, cmd->args, &err);
 	r = img_close(cmd, c, path, r ? img_fail(cmd, r, &err) : IMG_OK);

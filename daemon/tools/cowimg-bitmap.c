@@ -118,7 +118,7 @@ static int list(const struct img_cmd *cmd, const char *path, const char *name)
 	struct cow_chain *c;
 	int r = 0, ended = 0;
 
-	if (img_open(cmd, path, 0, &c))
+	if (img_open(cmd, path, COW_OPEN_NODATA, &c))
 		return IMG_FAILED;
 	if (cmd->json) {
 		l.kv = cow_kv_new(stdout, COW_KV_JSON, IMG_SCHEMA);

@@ -91,10 +91,11 @@ static int study(struct convert *cv)
 		if (img->fmt->encode && img->block < PIECE_UNIT)
 			return img_fail_msg(cv->cmd, "%s: clusters of %u bytes are too small to be compressed: "
 					    "%u is the least", cv->out_path, img->block, PIECE_UNIT);
-		if (!img->fmt->encode || img->data_file[0])
+		if (!img->fmt->encode || img->data_file[0] || img->encrypted)
 			return img_fail_msg(cv->cmd, "%s: format %s%s cannot hold compressed data",
 					    cv->out_path, img->fmt->name,
-					    img->data_file[0] ? " with a data file" : "");
+					    img->data_file[0] ? " with a data file" :
+					    img->encrypted ? " with encryption" : "");
 		cv->unit = img->block;
 	}
 	for (unsigned i = 1; cow_chain_depth(cv->out) > 1 && i < cow_chain_depth(cv->source); i++) {
@@ -251,6 +252,7 @@ static int transfer(struct convert *cv, bool with_base)
 
 static int from_image(struct convert *cv, const struct convert_target *t)
 {
+	struct cow_args *of_base = NULL;
 	int status;
 
 	cv->source_cfg = img_chain_cfg(cv->cmd, cv->path, 0);
@@ -266,8 +268,13 @@ static int from_image(struct convert *cv, const struct convert_target *t)
 		cv->base_cfg = img_chain_cfg(&t->cmd, t->base, 0);
 		cv->base_cfg.format = t->base_format;
 		cv->base_cfg.args = NULL;
+		if (cow_args_of_base(t->cmd.args, &of_base))
+			status = img_fail(cv->cmd, -ENOMEM, NULL);
+		cv->base_cfg.args = of_base;
 	}
-	return status ? status : transfer(cv, t->base);
+	status = status ? status : transfer(cv, t->base);
+	cow_args_free(of_base);
+	return status;
 }
 
 /* A stream becomes a raw image without a name, which *ret_fd keeps, if that is not all. */

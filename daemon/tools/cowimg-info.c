@@ -29,7 +29,7 @@ static int show(const struct img_cmd *cmd, const char *path)
 	struct cow_kv *kv;
 	int r, status;
 
-	if (img_open(cmd, path, 0, &c))
+	if (img_open(cmd, path, COW_OPEN_NODATA, &c))
 		return IMG_FAILED;
 	kv = cow_kv_new(stdout, cmd->json ? COW_KV_JSON : COW_KV_TEXT, IMG_SCHEMA);
 	if (!kv) {

@@ -86,7 +86,7 @@ int img_do_map(const struct img_cmd *cmd, const char *path, unsigned layer, uint
 	uint64_t size;
 	int status;
 
-	if (img_open(cmd, path, 0, &c))
+	if (img_open(cmd, path, COW_OPEN_NODATA, &c))
 		return IMG_FAILED;
 	size = layer < cow_chain_depth(c) ? cow_chain_image(c, layer)->size : 0;
 	if (layer >= cow_chain_depth(c))

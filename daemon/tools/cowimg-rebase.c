@@ -56,12 +56,14 @@ static int rebase_other(const struct img_cmd *cmd, const char *path, const char 
 
 	top.no_backing = true;
 	below.format = base_format;
-	below.args = NULL;
+	if (cow_args_of_base(cmd->args, &below.args))
+		return img_fail(cmd, -ENOMEM, NULL);
 	if (!img_open(&below, base, 0, &b) && !img_open(&top, path, COW_OPEN_WRITE, &c)) {
 		r = cow_chain_rebase(c, b, base, cmd->force, &err);
 		status = r ? img_fail(cmd, r, &err) : IMG_OK;
 	}
 	status = img_close(cmd, c, path, status);
+	cow_args_free(below.args);
 	return img_close(cmd, b, base, status);
 }
 

@@ -73,7 +73,7 @@ static int list(const struct img_cmd *cmd, const char *path)
 	bool any = false;
 	int r, ended;
 
-	if (img_open(cmd, path, 0, &c))
+	if (img_open(cmd, path, COW_OPEN_NODATA, &c))
 		return IMG_FAILED;
 	if (!cmd->json) {
 		r = cow_chain_snapshots(c, list_human, &any, &err);
@@ -99,7 +99,7 @@ static int change(const struct img_cmd *cmd, const char *path, enum cow_snapshot
 	struct cow_chain *c;
 	int r, status;
 
-	if (img_open(cmd, path, COW_OPEN_WRITE, &c))
+	if (img_open(cmd, path, COW_OPEN_WRITE | COW_OPEN_NODATA, &c))
 		return IMG_FAILED;
 	/* A signal in the middle waits: stopped there, space would be lost until a repair. */
 	img_progress_begin(&hold, cmd);

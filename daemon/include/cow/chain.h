@@ -26,7 +26,8 @@ struct cow_io_ops;
 struct cow_chain_cfg {
 	const char *format;		/* of the image; required: formats are never guessed */
 	const char *path;
-	const struct cow_args *args;	/* the format's open options; may be NULL */
+	/* The format's open options, and "backing.KEY" those of its base, and so on; may be NULL. */
+	const struct cow_args *args;
 	uint32_t flags;			/* COW_OPEN_* */
 
 	/*
@@ -60,6 +61,8 @@ struct cow_chain_cfg {
  */
 COW_EXPORT int cow_chain_open(const struct cow_chain_cfg *cfg, struct cow_chain **ret,
 			      struct cow_err *err);
+/* The images that @args are for are open for good: closes what their options key_fd name, at any depth. */
+COW_EXPORT void cow_keys_close(const struct cow_args *args);
 /*
  * No request may be in flight. Flushes a writable chain and marks its image
  * cleanly closed; the result of that is returned, the chain is gone either way.
@@ -190,8 +193,9 @@ COW_EXPORT int cow_chain_flush(struct cow_chain *c);
 /*
  * Describes [virt, virt + some): the answer starts at @virt, is not longer
  * than @len, and is resolved down the chain from layer @first: COW_DATA,
- * COW_HOLE or COW_ENCODED, and in *ret_layer the layer that holds it (the
- * lowest one looked at, for a hole). Punched holes of files are reported as
+ * COW_HOLE or COW_ENCODED (compressed or encrypted: the file does not have the
+ * plain bytes), and in *ret_layer the layer that holds it (the lowest one looked
+ * at, for a hole). Punched holes of files are reported as
  * COW_HOLE where the file system tells. Blocking.
  */
 COW_EXPORT int cow_chain_extent(struct cow_chain *c, unsigned first, uint64_t virt, uint64_t len,
@@ -217,6 +221,7 @@ COW_EXPORT int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint6
  * Where [virt, virt + some) of the top image can be written in place, by others as well
  * (COW_CAP_REMAP, cow_image.linear): COW_DATA. COW_BELOW: it has to be made present first, all of
  * what the answer covers. Changes nothing that is seen, but marks the image as in use. Blocking.
+ * -EOPNOTSUPP: it is encrypted.
  */
 COW_EXPORT int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len,
 				  struct cow_extent *ret);
@@ -301,7 +306,7 @@ COW_EXPORT int cow_chain_amend(struct cow_chain *c, const struct cow_args *args,
 struct cow_create_cfg {
 	const char *format, *path;
 	uint64_t size;			/* 0: the base's */
-	const struct cow_args *args;
+	const struct cow_args *args;	/* the format's, and "backing.KEY" those with which the base is opened */
 	const char *backing, *backing_format;	/* NULL: none. The format is required with a base */
 	const char *const *base_backing, *const *backing_dirs;	/* where the base's own base is, as in
 								   cow_chain_cfg; may be NULL */

@@ -35,6 +35,14 @@
 #define COW_OPEN_WRITE	(1u << 0)
 #define COW_OPEN_FORCE	(1u << 1)	/* accept a base that changed; say so in a warning */
 #define COW_OPEN_CHECK	(1u << 2)	/* for check and repair: accept what can be repaired */
+#define COW_OPEN_NODATA	(1u << 3)	/* nobody asks for data: an encrypted image needs no key */
+
+#define COW_CRYPT_UNIT	512u	/* bytes that are enciphered by themselves */
+
+/* For the opts and create_opts of a format with crypt(): libcow acts on them, see cow_image.key. */
+#define COW_OPTS_KEY							\
+	{ "key_file", COW_OPT_STR, NULL, "the file with the key of the encrypted image" },	\
+	{ "key_fd", COW_OPT_U64, NULL, "the same, as the number of an open file descriptor" }
 
 struct cow_file;
 struct cow_meta;
@@ -95,6 +103,27 @@ struct cow_image {
 	 * answered before; others (the kernel) must not remember a place to write to.
 	 */
 	bool sees_all;
+
+	/*
+	 * During open() and create(): what the user's key file holds, @key_len bytes, wiped
+	 * afterwards. NULL: none was given.
+	 */
+	const uint8_t *key;
+	size_t key_len;
+	/*
+	 * Set by open(): what map() answers with COW_DATA is stored enciphered, see crypt(), but for
+	 * tables. @size, @granule and places of data are multiples of COW_CRYPT_UNIT; not with @linear.
+	 */
+	bool encrypted;
+};
+
+/* crypt() */
+struct cow_crypt {
+	bool encrypt;		/* else decipher */
+	uint64_t virt, phys;	/* of the first byte: in the image, in its file */
+	const void *in;
+	void *out;		/* may be @in; else they do not overlap */
+	size_t len;		/* whole units of COW_CRYPT_UNIT */
 };
 
 /* create() */
@@ -317,6 +346,12 @@ struct cow_format {
 
 	/* Changes them, as snapshot() changes snapshots: the cache holds no dirty block. Crash-safe. */
 	int (*bitmap)(struct cow_image *img, const struct cow_bitmap_change *ch, struct cow_err *err);
+
+	/*
+	 * Required of a format that sets cow_image.encrypted. Between plain bytes and those in the
+	 * file, of the same length. 0; -ENOKEY: opened without a key; other -errno. No I/O.
+	 */
+	int (*crypt)(struct cow_image *img, const struct cow_crypt *c);
 };
 
 /*

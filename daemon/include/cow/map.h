@@ -18,9 +18,9 @@ enum cow_intent {
 
 enum cow_kind {
 	COW_HOLE,	/* reads as zeroes, nothing stored, do not look lower */
-	COW_DATA,	/* stored verbatim in file[@file] at @phys */
+	COW_DATA,	/* stored in file[@file] at @phys; verbatim, unless cow_image.encrypted */
 	COW_BELOW,	/* not in this layer: ask the next one (zeroes if none) */
-	COW_ENCODED,	/* compressed or encrypted: only the format's decode() can read it; cannot be remapped */
+	COW_ENCODED,	/* compressed: only the format's decode() can read it; cannot be remapped */
 };
 
 #define COW_EXT_NEW	(1u << 0)	/* reserved by this answer; commit() makes it visible */
@@ -61,7 +61,9 @@ struct cow_query {
  * ZERO, DISCARD: the query is whole granules (the end of the image counts as a
  * granule boundary). COW_DATA: give the file range back (punch), then commit().
  * COW_HOLE: reads as zeroes already, nothing to do; with COW_EXT_NEW it will as
- * soon as commit() was called, no data is touched.
+ * soon as commit() was called, no data is touched. A punched place of an encrypted
+ * image does not read as zeroes: there COW_HOLE is the only answer, or -EOPNOTSUPP for
+ * a granule that cannot be said to be zeroes without data. Then they are written.
  *
  * All three may be answered with COW_EXT_NEW | COW_EXT_TABLE instead: @dst.phys,
  * @dst.len is a place in the file for a table of the format. It is filled, with

@@ -31,13 +31,19 @@ COW_EXPORT void cow_args_free(struct cow_args *args);
 COW_EXPORT int cow_args_set(struct cow_args *args, const char *key, const char *value);
 /* Adds "k=v,k2,k3=v"; a key alone means "on"; ",," is a literal comma. 0, -EINVAL, -ENOMEM. */
 COW_EXPORT int cow_args_parse(struct cow_args *args, const char *text, struct cow_err *err);
-/* Every key known to @opts and every value of its type, else -EINVAL and a sentence naming @who. */
+#define COW_OPT_OF_BASE "backing."
+/*
+ * Every key known to @opts and every value of its type, else -EINVAL and a sentence naming @who.
+ * "backing.KEY" is an option of the base, whose turn comes later, and any will do.
+ */
 COW_EXPORT int cow_args_check(const struct cow_args *args, const struct cow_opt *opts,
 			      const char *who, struct cow_err *err);
 /* The value or @def. The typed ones expect cow_args_check() to have passed. */
 COW_EXPORT const char *cow_args_str(const struct cow_args *args, const char *key, const char *def);
 COW_EXPORT uint64_t cow_args_size(const struct cow_args *args, const char *key, uint64_t def);
 COW_EXPORT bool cow_args_bool(const struct cow_args *args, const char *key, bool def);
+/* Those for the base, to be freed: "backing.KEY" of @args as KEY. NULL: none. 0 or -ENOMEM. */
+COW_EXPORT int cow_args_of_base(const struct cow_args *args, struct cow_args **ret);
 /* Walks the pairs in order of addition: *@iter starts at 0. Returns false at the end. */
 COW_EXPORT bool cow_args_next(const struct cow_args *args, size_t *iter, const char **ret_key,
 			      const char **ret_value);
