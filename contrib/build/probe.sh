@@ -8,7 +8,7 @@
 #
 # usage: probe.sh FILE
 # environment: CC PKG_CONFIG WITH_FUSE WITH_URING WITH_BLKID WITH_XXHASH
-#              WITH_DEVMAPPER WITH_XEN WITH_ZLIB
+#              WITH_DEVMAPPER WITH_XEN WITH_ZLIB WITH_GCRYPT
 #              (each WITH_* is auto, yes or no; yes and missing is an error)
 set -eu
 
@@ -70,6 +70,7 @@ feature() {
 	feature DEVMAPPER devmapper 1.02.155 'no /dev/mapper nodes: the front ends dm, ublk and bridge cannot run'
 	feature XEN 'xenstore xengnttab xenevtchn' 3.0 'no disks for guests of Xen: no block-dmu, no front end xen'
 	feature ZLIB 'zlib libzstd' 1.2.11 'no qcow and qcow2 images'
+	feature GCRYPT libgcrypt 1.9 'encrypted qcow and qcow2 images cannot be read, written or made'
 	feature XXHASH libxxhash 0.8.0 'nothing can be built: libcow needs it'
 } >"$tmp"
 

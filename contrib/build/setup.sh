@@ -20,6 +20,7 @@ build	liburing-dev	module liburing
 build	libxxhash-dev	module libxxhash
 build	zlib1g-dev	module zlib
 build	libzstd-dev	module libzstd
+build	libgcrypt20-dev	module libgcrypt
 build	libblkid-dev	module blkid
 build	libdevmapper-dev	module devmapper
 build	libxen-dev	module xengnttab

@@ -21,6 +21,8 @@
 const struct cow_opt qcow_create_opts[] = {
 	{ "cluster_size", COW_OPT_SIZE, NULL,
 	  "unit of allocation: a power of two, 512 to 64K (default: 4K, over a base 512)" },
+	{ "encrypt.format", COW_OPT_STR, NULL, "aes: encrypt it, which protects little; see cow-qcow(5)" },
+	COW_OPTS_KEY,
 	{ NULL, 0, NULL, NULL },
 };
 
@@ -34,6 +36,9 @@ static int create_geometry(struct cow_image *img, const struct cow_create *c, st
 	    cluster > 1u << QCOW_CLUSTER_BITS_MAX)
 		return cow_err_set(err, -EINVAL, "%s: cluster_size is not a power of two between 512 "
 				   "and 64K", img->path);
+	if (strcmp(cow_args_str(c->args, "encrypt.format", "aes"), "aes"))
+		return cow_err_set(err, -EINVAL, "%s: encrypt.format is not aes", img->path);
+	q->encrypted = cow_args_str(c->args, "encrypt.format", NULL);
 	q->cluster_bits = (unsigned)__builtin_ctzll(cluster);
 	/* A table fills a cluster, or where those are small, some of them. */
 	q->l2_bits = cluster < COW_META_BLOCK ? L2_BITS_SMALL : q->cluster_bits - 3;
@@ -71,6 +76,10 @@ int qcow_create(struct cow_image *img, const struct cow_create *c, struct cow_er
 	uint64_t end;
 	int rc = create_geometry(img, c, q, err);
 
+	if (rc == 0)
+		rc = cipher_key_given(img, q->encrypted, err);
+	if (rc == 0 && q->encrypted)
+		rc = cipher_library(img, err);
 	if (rc)
 		return rc;
 	if (c->backing && strlen(c->backing->path) > QCOW_BACKING_MAX)
@@ -97,6 +106,16 @@ int qcow_create(struct cow_image *img, const struct cow_create *c, struct cow_er
 
 /* ---- growing ---- */
 
+/* Enciphered ones: @virt of the disk is at @off of the file. */
+static int write_zeroes(struct cow_image *img, uint64_t virt, uint64_t off, uint64_t len)
+{
+	uint8_t *buf COW_CLEANUP_FREE = cow_zalloc(len);
+	struct cow_crypt c = { .encrypt = true, .virt = virt, .phys = off, .in = buf, .out = buf, .len = len };
+	int rc = buf ? qcow_crypt(img, &c) : -ENOMEM;
+
+	return rc ? rc : cow_img_pwrite(img, 0, buf, len, off);
+}
+
 /* Zeroes what the last cluster has behind the end, where it is stored as it is. */
 static int clear_tail(struct cow_image *img)
 {
@@ -119,7 +138,8 @@ static int clear_tail(struct cow_image *img)
 		return rc;
 	if (!qcow_entry_place(q, e, &e, &len) || qcow_space_is_meta(q, e, len))
 		return -EIO;
-	rc = cow_img_punch(img, 0, e + from, q->cluster - from);
+	len = q->cluster - from;
+	rc = q->encrypted ? write_zeroes(img, q->size, e + from, len) : cow_img_punch(img, 0, e + from, len);
 	return rc ? rc : cow_img_sync(img, 0);
 }
 

@@ -146,9 +146,10 @@ int qcow_header_read(struct cow_image *img, struct qcow *q, struct cow_err *err)
 	bad = bad_geometry(&h);
 	if (bad)
 		return cow_err_set(err, -EINVAL, "%s: the %s", img->path, bad);
-	if (h.crypt)
-		return cow_err_set(err, -ENOTSUP, "%s: is encrypted (%s), which is not supported",
-				   img->path, h.crypt == 1 ? "AES" : "unknown method");
+	if (h.crypt > QCOW_CRYPT_AES)
+		return cow_err_set(err, -ENOTSUP, "%s: is encrypted by method %u, which this program does "
+				   "not know", img->path, h.crypt);
+	q->encrypted = h.crypt;
 	qcow_derive(q);
 	bad = bad_places(&h);
 	if (bad)
@@ -194,6 +195,7 @@ void qcow_header_build(const struct qcow *q, uint8_t *block)
 	encode(q, block);
 	block[QCOW_H_CLUSTER_BITS] = (uint8_t)q->cluster_bits;
 	block[QCOW_H_L2_BITS] = (uint8_t)q->l2_bits;
+	cow_put_be32(block + QCOW_H_CRYPT, q->encrypted ? QCOW_CRYPT_AES : 0);
 	if (q->backing_off)
 		qcow_put_name(q, block + q->backing_off - QCOW_RECORD_BYTES, &q->backing);
 }

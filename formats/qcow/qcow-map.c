@@ -4,8 +4,8 @@
  * stays within one block of the metadata cache: at most 512 entries of an L2
  * table. Entries are decoded where they lie.
  *
- * What becomes zeroes keeps its cluster, and the engine punches that; over a
- * base, an entry says it (see struct qcow_writer).
+ * What becomes zeroes keeps its cluster, and the engine punches that, or writes them
+ * if the image is encrypted; over a base, an entry says it (see struct qcow_writer).
  */
 #include <errno.h>
 
@@ -171,6 +171,15 @@ int qcow_encode(const struct cow_image *img, const void *plain, void *out, size_
 	const struct qcow *q = img->priv;
 
 	return deflate_raw(plain, q->cluster, out, q->cluster - 1, ret_len);
+}
+
+int qcow_crypt(struct cow_image *img, const struct cow_crypt *c)
+{
+	const struct qcow *q = img->priv;
+
+	if (!q->cipher)
+		return -ENOKEY;
+	return cipher_run(q->cipher, c->encrypt, c->virt / COW_CRYPT_UNIT, c->in, c->out, c->len);
 }
 
 /* ---- changing ---- */
@@ -364,6 +373,8 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 	rc = get_group(img, s, qu, &g);
 	if (rc)
 		return rc;
+	if (g.type == T_DATA && q->encrypted)
+		return -EOPNOTSUPP;
 	if (g.type == T_DATA)
 		return map_in_place(img, s, &g, ret);
 	if (!g.same_type)

@@ -16,6 +16,7 @@
 #ifndef QCOW_PRIV_H
 #define QCOW_PRIV_H
 
+#include "../cipher.h"
 #include "cow/format.h"
 #include "qcow.h"
 
@@ -53,11 +54,13 @@ struct qcow {
 	uint32_t backing_len;
 	bool xen, l1_le;
 	bool has_record;		/* the format of the base is recorded in the image */
+	bool encrypted;
 	struct cow_backing backing;
 
 	/* derived */
 	uint64_t cluster, l2_bytes, l1_n;
 	bool corrupt_found;
+	struct cipher *cipher;		/* NULL: not encrypted, or opened without the key */
 
 	struct qcow_writer w;
 };
@@ -202,6 +205,7 @@ int qcow_decode(struct cow_image *img, const struct cow_map *map, const void *ra
 int qcow_encode(const struct cow_image *img, const void *plain, void *out, size_t *ret_len);
 int qcow_put_encoded(struct cow_image *img, const struct cow_query *qu, uint64_t len,
 		     struct cow_map *ret);
+int qcow_crypt(struct cow_image *img, const struct cow_crypt *c);
 
 /* qcow-check.c */
 int qcow_check(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);

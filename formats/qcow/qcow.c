@@ -3,8 +3,6 @@
  * Format "qcow": QEMU's first copy-on-write format, and that of old Xen. This
  * file: life cycle and registration. The layout is in qcow.h, the state and the
  * rules of writing in qcow-priv.h.
- *
- * Not supported, and refused by name: encryption.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,6 +11,7 @@
 
 static const struct cow_opt opts[] = {
 	{ "backing_format", COW_OPT_STR, NULL, "format of the base, where the image does not say it" },
+	COW_OPTS_KEY,
 	{ NULL, 0, NULL, NULL },
 };
 
@@ -32,6 +31,7 @@ static void publish(struct cow_image *img, const struct qcow *q)
 	img->granule = (uint32_t)q->cluster;
 	img->block = (uint32_t)q->cluster;
 	img->backing = q->backing;
+	img->encrypted = q->encrypted;
 	img->table_bytes = q->l1_n * (8 + q->l2_bytes) + 3 * COW_META_BLOCK;
 }
 
@@ -68,17 +68,26 @@ static int qcow_open(struct cow_image *img, const struct cow_args *args, struct 
 
 	if (rc == 0)
 		rc = use_option(img, q, cow_args_str(args, "backing_format", NULL), err);
+	if (rc == 0)
+		rc = cipher_key_given(img, q->encrypted, err);
+	if (rc == 0 && q->encrypted)
+		rc = cipher_new_legacy(img, &q->cipher, err);
 	if (rc == 0 && (img->open_flags & COW_OPEN_WRITE))
 		rc = check_writable(img, q, err);
-	if (rc)
+	if (rc) {
+		cipher_free(q->cipher);
 		return rc;
+	}
 	publish(img, q);
 	return 0;
 }
 
 static void qcow_close(struct cow_image *img)
 {
-	qcow_space_free(img->priv);
+	struct qcow *q = img->priv;
+
+	cipher_free(q->cipher);
+	qcow_space_free(q);
 }
 
 /* The format has no mark for a session. The L1 table gets its blocks of the cache for itself. */
@@ -103,6 +112,8 @@ static void qcow_info(struct cow_image *img, struct cow_kv *kv)
 	cow_kv_u64(kv, "l2_entries", 1ULL << q->l2_bits);
 	cow_kv_bool(kv, "xen_header", q->xen);
 	cow_kv_str(kv, "l1_byte_order", q->l1_le ? "little" : "big");
+	if (q->encrypted)
+		cow_kv_str(kv, "encryption", "aes");
 }
 
 static struct cow_format qcow_format = {
@@ -132,6 +143,7 @@ static struct cow_format qcow_format = {
 	.decode = qcow_decode,
 	.encode = qcow_encode,
 	.put_encoded = qcow_put_encoded,
+	.crypt = qcow_crypt,
 };
 
 COW_FORMAT_REGISTER(qcow_format)

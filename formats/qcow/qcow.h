@@ -26,6 +26,7 @@
 #define QCOW_H_CLUSTER_BITS	32
 #define QCOW_H_L2_BITS		33	/* two bytes of padding behind it */
 #define QCOW_H_CRYPT		36
+#define QCOW_CRYPT_AES		1	/* the only method */
 #define QCOW_H_L1_OFF		40
 #define QCOW_H_BYTES		48
 

@@ -141,7 +141,7 @@ for plugin in "$BUILD"/lib/cow/cow-*.so; do
 	[ -e "$page" ] || page=$MAN/$name.5
 	[ -e "$page" ] || fail "format $name has no page in man/"
 	sed -n "s/^$name key //p" "$TMP/formats" >"$TMP/code"
-	sed -n '/^\.Sh OPTIONS/,/^\.Sh [^O]/s/^\.It Cm \([a-z0-9_]*\) Ns = .*/\1/p' "$page" >"$TMP/page"
+	sed -n '/^\.Sh OPTIONS/,/^\.Sh [^O]/s/^\.It Cm \([a-z0-9_.-]*\) Ns = .*/\1/p' "$page" >"$TMP/page"
 	agree "format $name"
 	# The table of what it can do.
 	row=$(sed -n '/^\.It Sy read Ta Sy write/{n;s/^\.It //;s/ Ta / /g;p;}' "$page")

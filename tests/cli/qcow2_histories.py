@@ -8,6 +8,7 @@
 #        CREATOR: cowimg or qemu-img; BASE: bytes of a raw base, 0: none
 #        snapshots: every other turn is about snapshots, or changes the size
 #        qcow: images of that format, instead of qcow2
+# Options with encrypt.format= make encrypted images, and the key is in the file "key".
 import os
 import random
 import subprocess
@@ -25,6 +26,13 @@ opts = dict(o.split("=") for o in options.split(",") if o)
 OPEN = ["-f", fmt] + (["-o", "backing_format=raw"] if fmt == "qcow" and base_size else [])
 if "data_file" in opts:
     OPEN += ["-o", "data_file=" + opts["data_file"]]
+encrypted = "encrypt.format" in opts
+if encrypted:
+    OPEN += ["-o", "key_file=key"]
+# How QEMU's programs are told of the image.
+SECRET = ["--object", "secret,id=s,file=key"] if encrypted else []
+QEMU = [*SECRET, "--image-opts", "driver=%s,file.filename=%s,encrypt.key-secret=s" % (fmt, IMG)] \
+    if encrypted else ["-f", fmt, IMG]
 
 
 # Over what is stored already, QEMU's compressed writes damage an image of qcow.
@@ -56,7 +64,12 @@ def create():
             f.write(base)
         model[:min(size, base_size)] = base[:size]
         backing = ["-b", "base.raw", "-F", "raw"]
-    run(creator, "create", "-f", fmt, *(["-o", options] if options else []), *backing, IMG, str(size))
+    key = []
+    if encrypted and creator == "cowimg":
+        key = ["-o", "key_file=key"]
+    elif encrypted:
+        key = [*SECRET, "-o", "encrypt.key-secret=s"]
+    run(creator, "create", "-f", fmt, *(["-o", options] if options else []), *key, *backing, IMG, str(size))
     return model
 
 
@@ -89,7 +102,7 @@ def by_cowimg(model):
 
 def qemu_io(command):
     """True, or False where QEMU compresses nothing over a cluster that is there."""
-    p = subprocess.run(["qemu-io", "-d", "unmap", "-f", fmt, "-c", command, IMG],
+    p = subprocess.run(["qemu-io", "-d", "unmap", "-c", command, *QEMU],
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if p.returncode == 0:
         return True
@@ -111,7 +124,7 @@ def by_qemu(model, cluster):
             command, byte = "write -z", 0
         elif what == 1 and not base_size and fmt == "qcow2":
             command, byte = "discard", 0
-        elif what in (2, 3) and "data_file" not in opts and (fmt == "qcow2" or not any(touched[off:off + length])):
+        elif what in (2, 3) and "data_file" not in opts and not encrypted and (fmt == "qcow2" or not any(touched[off:off + length])):
             command = "write -c -P %d" % byte
         else:
             command = "write -P %d" % byte
@@ -121,18 +134,19 @@ def by_qemu(model, cluster):
 
 def snapshots(model, snaps):
     tool = rng.choice([["qemu-img", "snapshot"], ["cowimg", "snapshot", "-q", "-f", "qcow2"]])
+    image = QEMU if encrypted and tool[0] == "qemu-img" else [IMG]
     if snaps and rng.randrange(3 - focus) == 0:
         name = rng.choice(sorted(snaps))
         if rng.randrange(2):
-            run(*tool, "-a", name, IMG)
+            run(*tool, "-a", name, *image)
             model[:] = snaps[name]
         else:
-            run(*tool, "-d", name, IMG)
+            run(*tool, "-d", name, *image)
             del snaps[name]
     else:
         name = "s%d" % rng.randrange(1000)
         if name not in snaps:
-            run(*tool, "-c", name, IMG)
+            run(*tool, "-c", name, *image)
             snaps[name] = bytes(model)
 
 
@@ -143,10 +157,10 @@ def resize(model):
         run("cowimg", "resize", "-q", *OPEN, "--shrink", IMG, str(new))
     elif new < len(model):
         # QEMU leaves the rest of the last cluster as it is, and shows it when the image grows again.
-        run("qemu-io", "-f", "qcow2", "-c", "write -z %d %d" % (new, len(model) - new), IMG)
-        run("qemu-img", "resize", "-q", "-f", "qcow2", "--shrink", IMG, str(new))
+        run("qemu-io", "-c", "write -z %d %d" % (new, len(model) - new), *QEMU)
+        run("qemu-img", "resize", "-q", "--shrink", *QEMU, str(new))
     else:
-        run("qemu-img", "resize", "-q", "-f", "qcow2", IMG, str(new))
+        run("qemu-img", "resize", "-q", *QEMU, str(new))
     model[:] = bytes(model[:new]) + bytes(max(0, new - len(model)))
 
 
@@ -160,19 +174,19 @@ def compare(what, got, want):
 
 def judge(model, snaps):
     if fmt == "qcow2":
-        run("qemu-img", "check", "-q", IMG)
+        run("qemu-img", "check", "-q", *(QEMU if encrypted else [IMG]))
     # What a compressed cluster leaves of itself is a leak in qcow, for both programs.
     run("cowimg", "check", "-q", *OPEN, *(["-r", "all"] if fmt == "qcow" else []), IMG)
     compare("what cowimg reads", run("cowimg", "read", "-q", *OPEN, IMG, "-"), model)
-    run("qemu-img", "convert", "-f", fmt, "-O", "raw", IMG, "q.raw")
+    run("qemu-img", "convert", "-O", "raw", *QEMU, "q.raw")
     with open("q.raw", "rb") as f:
         compare("what QEMU reads", f.read(), model)
     if opts.get("data_file_raw") == "on":
         with open(DATA, "rb") as f:
             compare("the data file", f.read(len(model)), model)  # QEMU makes it end with a cluster
     for name in sorted(snaps):
-        compare("snapshot " + name, run("cowimg", "read", "-q", "-f", "qcow2", "-o",
-                                        "snapshot=" + name, IMG, "-"), snaps[name])
+        compare("snapshot " + name, run("cowimg", "read", "-q", *OPEN, "-o", "snapshot=" + name, IMG, "-"),
+                snaps[name])
 
 
 def main():

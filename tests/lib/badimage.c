@@ -42,6 +42,8 @@ void bad_tell(void)
 	printf("%u images, %u refused\n", images, refused);
 }
 
+const char *bad_open_options = "";
+
 struct cow_chain *bad_open(uint32_t flags, const char *options, struct cow_err *err)
 {
 	struct cow_args *args = cow_args_new();
@@ -54,6 +56,7 @@ struct cow_chain *bad_open(uint32_t flags, const char *options, struct cow_err *
 
 	CHECK(args);
 	CHECK_EQ(cow_args_parse(args, options, err), 0);
+	CHECK_EQ(cow_args_parse(args, bad_open_options, err), 0);
 	*err = (struct cow_err){ 0 };
 	rc = cow_chain_open(&cfg, &c, err);
 	cow_args_free(args);
@@ -177,7 +180,7 @@ static void use(const char *name, uint32_t flags)
 	(void)cow_chain_close(c);
 	if (before != 0)
 		return;
-	c = bad_open(0, "", &err);
+	c = bad_open(flags & COW_OPEN_CHECK, "", &err);
 	if (!c)
 		FAIL("%s: cannot be opened after it was used: %s", name, err.msg);
 	if (bad_look(c) != 0)

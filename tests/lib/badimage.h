@@ -30,6 +30,8 @@ void bad_make(const char *options);
 void bad_put(uint64_t off, unsigned bytes, uint64_t value);	/* big endian */
 uint64_t bad_get(uint64_t off, unsigned bytes);
 struct cow_sim *bad_machine(void);
+/* Options with which images are opened, besides; "" at first. */
+extern const char *bad_open_options;
 /* NULL, and the sentence was looked at. */
 struct cow_chain *bad_open(uint32_t flags, const char *options, struct cow_err *err);
 /* Reads all over, asks for maps, checks. Any error may come, nothing else. Corruptions, or UINT64_MAX. */

@@ -113,6 +113,11 @@ static const struct image_shape shapes[] = {
 	  .size = COW_MIB(4) },
 	{ .name = "large clusters", .options = "cluster_size=64K", .cluster = 65536,
 	  .base_size = COW_MIB(3), .size = COW_MIB(4) + 512 },
+#ifdef HAVE_GCRYPT	/* any file that is there, and stays as it is, has a key */
+	{ .name = "encrypted overlay", .options = "encrypt.format=aes,cluster_size=4K,"
+	  "key_file=/proc/sys/kernel/ostype", .open_options = "key_file=/proc/sys/kernel/ostype",
+	  .cluster = 4096, .base_size = COW_MIB(1), .size = COW_MIB(2), .cap = COW_MIB(3) },
+#endif
 	{ .name = "overlay that grows", .options = "cluster_size=4K", .cluster = 4096,
 	  .base_size = COW_MIB(2), .size = COW_MIB(1), .cap = COW_MIB(9) },
 	{ .name = "on a device", .options = "", .cluster = 512, .base_size = COW_MIB(2),
