@@ -4,7 +4,7 @@
 DSCOW := $(wildcard formats/dscow/*.c)
 QCOWS := formats/cipher.c formats/deflate.c formats/inflate.c
 QCOW  := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow/*.c) $(QCOWS))
-QCOW2 := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow2/*.c) $(QCOWS))
+QCOW2 := $(if $(filter yes,$(HAVE_ZLIB)),$(wildcard formats/qcow2/*.c) formats/luks.c $(QCOWS))
 
 $(eval $(call format,raw,$(wildcard formats/raw.c)))
 $(eval $(call format,zero,$(wildcard formats/zero.c)))

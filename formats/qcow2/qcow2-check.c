@@ -259,6 +259,7 @@ static int walk(struct check *ck)
 	int rc;
 
 	ref_cluster(ck, 0, KIND_META);
+	ref_bytes(ck, q->luks_off, q->luks_bytes, KIND_META);
 	ref_bytes(ck, q->reftable_off, (uint64_t)q->reftable_clusters << q->cluster_bits, KIND_META);
 	for (uint64_t i = 0; i < ck->reftable_n; i++) {
 		if (ck->reftable[i])

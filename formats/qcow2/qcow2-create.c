@@ -23,6 +23,14 @@ const struct cow_opt qcow2_create_opts[] = {
 	{ "data_file", COW_OPT_STR, NULL, "keep the data in this file beside the image, which is made, too" },
 	{ "data_file_raw", COW_OPT_BOOL, "off", "that file alone reads as the disk" },
 	{ "preallocation", COW_OPT_STR, "off", "off" },
+	{ "encrypt.format", COW_OPT_STR, NULL, "encrypt what the image holds: luks, or aes as old programs did" },
+	{ "encrypt.cipher-alg", COW_OPT_STR, "aes-256", "of LUKS: aes-128, aes-192 or aes-256" },
+	{ "encrypt.cipher-mode", COW_OPT_STR, "xts", "xts, cbc or ecb" },
+	{ "encrypt.ivgen-alg", COW_OPT_STR, "plain64", "plain64, plain or essiv" },
+	{ "encrypt.ivgen-hash-alg", COW_OPT_STR, NULL, "of essiv: sha256" },
+	{ "encrypt.hash-alg", COW_OPT_STR, "sha256", "sha256, sha384, sha512, sha1 or ripemd160" },
+	{ "encrypt.iter-time", COW_OPT_U64, "2000", "milliseconds that opening the image takes here" },
+	COW_OPTS_KEY,
 	{ NULL, 0, NULL, NULL },
 };
 
@@ -94,7 +102,7 @@ static int create_features(struct cow_image *img, const struct cow_args *args, s
 }
 
 static int create_geometry(struct cow_image *img, const struct cow_create *c, struct qcow2 *q,
-			   struct cow_err *err)
+			   struct luks_new *luks, struct cow_err *err)
 {
 	uint64_t cluster = cow_args_size(c->args, "cluster_size", COW_KIB(64));
 	uint64_t bits = cow_args_size(c->args, "refcount_bits", 16);
@@ -108,8 +116,14 @@ static int create_geometry(struct cow_image *img, const struct cow_create *c, st
 	q->cluster_bits = (unsigned)__builtin_ctzll(cluster);
 	q->refcount_order = (unsigned)__builtin_ctzll(bits);
 	rc = create_features(img, c->args, q, err);
+	if (rc == 0)
+		rc = qcow2_crypt_options(img, c->args, q, luks, err);
 	if (rc)
 		return rc;
+	if (q->crypt && qcow2_external_raw(q))
+		return option_error(img, err, "data_file_raw does not go with encryption");
+	if (q->crypt == QCOW2_CRYPT_LUKS)
+		q->luks_bytes = luks_bytes(luks);
 	if ((q->incompat & QCOW2_INCOMPAT_EXTL2) && q->cluster_bits < QCOW2_EXTL2_BITS_MIN)
 		return option_error(img, err, "extended_l2 needs clusters of 16K or more");
 	qcow2_derive(q);
@@ -122,7 +136,7 @@ static int create_geometry(struct cow_image *img, const struct cow_create *c, st
 }
 
 struct layout {
-	uint64_t table, blocks, l1;	/* clusters of each */
+	uint64_t table, blocks, l1, luks;	/* clusters of each */
 };
 
 /* Everything that the image can come to hold decides on the table; what it has now, on the blocks. */
@@ -131,19 +145,22 @@ static int plan(struct cow_image *img, struct qcow2 *q, struct layout *lay, stru
 	uint64_t per = qcow2_ref_per_block(q), all, n = 0;
 
 	lay->l1 = cow_div_up((uint64_t)q->l1_size * 8, q->cluster);
-	all = cow_div_up(q->size, q->cluster) + q->l1_size + lay->l1 + 2;
+	lay->luks = cow_div_up(q->luks_bytes, q->cluster);
+	all = cow_div_up(q->size, q->cluster) + q->l1_size + lay->l1 + lay->luks + 2;
 	all += cow_div_up(all, per) + 1;
 	lay->table = cow_div_up(cow_div_up(all, per) * 8 + 8, q->cluster);
 	lay->table = cow_min(lay->table, QCOW2_REFTABLE_BYTES_MAX >> q->cluster_bits);
 	do {
 		lay->blocks = cow_max(n, 1);
-		n = cow_div_up(1 + lay->table + lay->blocks + lay->l1, per);
+		n = cow_div_up(1 + lay->table + lay->blocks + lay->l1 + lay->luks, per);
 	} while (n > lay->blocks);
 	q->reftable_off = q->cluster;
 	q->reftable_clusters = (uint32_t)lay->table;
 	q->l1_off = (1 + lay->table + lay->blocks) << q->cluster_bits;
+	if (lay->luks)
+		q->luks_off = q->l1_off + (lay->l1 << q->cluster_bits);
 	if (cow_img_is_blkdev(img, 0) &&
-	    cow_img_file_size(img, 0) < q->l1_off + (lay->l1 << q->cluster_bits))
+	    cow_img_file_size(img, 0) < q->l1_off + ((lay->l1 + lay->luks) << q->cluster_bits))
 		return cow_err_set(err, -ENOSPC, "%s: is too small for the tables of the image",
 				   img->path);
 	return 0;
@@ -152,7 +169,7 @@ static int plan(struct cow_image *img, struct qcow2 *q, struct layout *lay, stru
 /* The refcount of each cluster that a new image has is 1. */
 static int write_refcounts(struct cow_image *img, const struct qcow2 *q, const struct layout *lay)
 {
-	uint64_t per = qcow2_ref_per_block(q), total = 1 + lay->table + lay->blocks + lay->l1;
+	uint64_t per = qcow2_ref_per_block(q), total = 1 + lay->table + lay->blocks + lay->l1 + lay->luks;
 	uint8_t *block COW_CLEANUP_FREE = cow_zalloc(q->cluster);
 	uint8_t entry[8];
 	int rc = block ? 0 : -ENOMEM;
@@ -173,10 +190,10 @@ static int write_refcounts(struct cow_image *img, const struct qcow2 *q, const s
 }
 
 static int write_image(struct cow_image *img, const struct qcow2 *q, const struct layout *lay,
-		       struct cow_err *err)
+		       const struct luks_new *luks, struct cow_err *err)
 {
 	uint8_t *head COW_CLEANUP_FREE = cow_zalloc(q->cluster);
-	uint64_t end = q->l1_off + (lay->l1 << q->cluster_bits);
+	uint64_t end = q->l1_off + ((lay->l1 + lay->luks) << q->cluster_bits);
 	int rc = head ? qcow2_header_build(q, head) : -ENOMEM;
 
 	if (rc == -ENAMETOOLONG)
@@ -189,7 +206,9 @@ static int write_image(struct cow_image *img, const struct qcow2 *q, const struc
 		rc = write_refcounts(img, q, lay);
 	if (rc == 0)
 		rc = cow_img_pwrite(img, 0, head, q->cluster, 0);
-	return rc ? cow_err_sys(err, rc, "%s", img->path) : 0;
+	if (rc)
+		return cow_err_sys(err, rc, "%s", img->path);
+	return q->luks_off ? luks_create(img, luks, q->luks_off, err) : 0;
 }
 
 /* Everything that refers to data counts as if the image was full, as QEMU counts it. */
@@ -197,16 +216,17 @@ int qcow2_measure(struct cow_image *img, const struct cow_create *c, struct cow_
 		  struct cow_err *err)
 {
 	struct qcow2 *q = img->priv;
+	struct luks_new luks;
 	struct layout lay;
 	uint64_t fixed, all, per, refs = 0, n = 1;
-	int rc = create_geometry(img, c, q, err);
+	int rc = create_geometry(img, c, q, &luks, err);
 
 	if (rc == 0)
 		rc = plan(img, q, &lay, err);
 	if (rc)
 		return rc;
 	per = qcow2_ref_per_block(q);
-	fixed = 1 + lay.table + lay.l1 + q->l1_size;
+	fixed = 1 + lay.table + lay.l1 + lay.luks + q->l1_size;
 	all = fixed + cow_div_up(q->size, q->cluster);
 	while (n > refs) {
 		refs = n;
@@ -219,9 +239,14 @@ int qcow2_measure(struct cow_image *img, const struct cow_create *c, struct cow_
 int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_err *err)
 {
 	struct qcow2 *q = img->priv;
+	struct luks_new luks;
 	struct layout lay;
-	int rc = create_geometry(img, c, q, err);
+	int rc = create_geometry(img, c, q, &luks, err);
 
+	if (rc == 0)
+		rc = cipher_key_given(img, q->crypt, err);
+	if (rc == 0 && q->crypt)
+		rc = cipher_library(img, err);
 	if (rc)
 		return rc;
 	if (c->backing && qcow2_external_raw(q))
@@ -230,5 +255,5 @@ int qcow2_create(struct cow_image *img, const struct cow_create *c, struct cow_e
 		q->backing = *c->backing;
 	img->size = q->size;
 	rc = plan(img, q, &lay, err);
-	return rc ? rc : write_image(img, q, &lay, err);
+	return rc ? rc : write_image(img, q, &lay, &luks, err);
 }

@@ -17,7 +17,6 @@ struct header {
 	uint8_t raw[QCOW2_H_BYTES];
 	uint8_t *area;			/* the first cluster, as far as extensions reach */
 	size_t area_bytes;
-	uint32_t crypt;
 	uint32_t backing_len;
 	uint32_t features_off, features_len;	/* the feature name table, in area */
 	bool bitmaps_ext;
@@ -41,7 +40,7 @@ static void decode(struct header *h)
 	q->version = cow_get_be32(p + QCOW2_H_VERSION);
 	q->cluster_bits = cow_get_be32(p + QCOW2_H_CLUSTER_BITS);
 	q->size = cow_get_be64(p + QCOW2_H_SIZE);
-	h->crypt = cow_get_be32(p + QCOW2_H_CRYPT);
+	q->crypt = cow_get_be32(p + QCOW2_H_CRYPT);
 	q->backing_off = cow_get_be64(p + QCOW2_H_BACKING_OFF);
 	h->backing_len = cow_get_be32(p + QCOW2_H_BACKING_LEN);
 	q->l1_size = cow_get_be32(p + QCOW2_H_L1_SIZE);
@@ -124,10 +123,13 @@ static int check_features(struct header *h, struct cow_err *err)
 		return cow_err_set(err, -ENOTSUP, "%s: uses features that this program does not "
 				   "know: %s", h->img->path, names);
 	}
-	if (h->crypt)
-		return cow_err_set(err, -ENOTSUP, "%s: is encrypted (%s), which is not supported",
-				   h->img->path, h->crypt == 1 ? "AES" : h->crypt == 2 ? "LUKS" :
-				   "unknown method");
+	if (q->crypt > QCOW2_CRYPT_LUKS)
+		return cow_err_set(err, -ENOTSUP, "%s: is encrypted by method %u, which this program does "
+				   "not know", h->img->path, q->crypt);
+	if (!q->luks_off != (q->crypt != QCOW2_CRYPT_LUKS))
+		return cow_err_set(err, -EINVAL, "%s: has %s", h->img->path, q->luks_off ?
+				   "a LUKS header, and is not encrypted by LUKS" : "no LUKS header, which "
+				   "its encryption needs");
 	if (qcow2_external(q) && !q->data_file[0])
 		return cow_err_set(err, -EINVAL, "%s: keeps its data in an external data file, "
 				   "which it does not name", h->img->path);
@@ -188,6 +190,12 @@ static const char *bad_tables(const struct header *h)
 	if (q->nb_snapshots && (overlap(q->snapshots_off, 1, q->l1_off, l1_bytes) ||
 				overlap(q->snapshots_off, 1, q->reftable_off, ref_bytes)))
 		return "snapshot table overlaps another table";
+	if (q->luks_off && (q->luks_bytes > QCOW2_LUKS_MAX || !place_ok(q, q->luks_off, q->luks_bytes) ||
+			    q->luks_off >= file))
+		return "LUKS header is misplaced";
+	if (q->luks_off && (overlap(q->luks_off, q->luks_bytes, q->l1_off, l1_bytes) ||
+			    overlap(q->luks_off, q->luks_bytes, q->reftable_off, ref_bytes)))
+		return "LUKS header overlaps a table";
 	return NULL;
 }
 
@@ -257,6 +265,10 @@ static int take_extension(struct header *h, uint32_t type, const uint8_t *data, 
 			h->q->session_off = (uint64_t)(data - h->area);
 			h->q->session = cow_get_be64(data);
 		}
+		return 0;
+	case QCOW2_EXT_LUKS:
+		h->q->luks_off = len == 16 ? cow_get_be64(data) : 0;
+		h->q->luks_bytes = len == 16 ? cow_get_be64(data + 8) : 0;
 		return 0;
 	case QCOW2_EXT_BITMAPS:
 		return take_bitmaps(h, data, len, err);
@@ -589,11 +601,13 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 	uint8_t names[COW_ARRAY_SIZE(feature_names) * QCOW2_FEATURE_BYTES] = { 0 };
 	size_t path = strlen(q->backing.path), format = strlen(q->backing.format);
 	uint64_t at = q->header_length;
+	uint8_t luks[16];
 
 	memset(p, 0, q->cluster);
 	cow_put_be32(p + QCOW2_H_MAGIC, QCOW2_MAGIC);
 	cow_put_be32(p + QCOW2_H_VERSION, q->version);
 	cow_put_be32(p + QCOW2_H_CLUSTER_BITS, q->cluster_bits);
+	cow_put_be32(p + QCOW2_H_CRYPT, q->crypt);
 	encode(q, p);
 	if (q->version >= 3) {
 		cow_put_be32(p + QCOW2_H_LENGTH, q->header_length);
@@ -609,6 +623,10 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 	if (format)
 		at = put_extension(p, at, q->cluster, QCOW2_EXT_BACKING_FMT, q->backing.format,
 				   (uint32_t)format);
+	cow_put_be64(luks, q->luks_off);
+	cow_put_be64(luks + 8, q->luks_bytes);
+	if (q->crypt == QCOW2_CRYPT_LUKS)
+		at = put_extension(p, at, q->cluster, QCOW2_EXT_LUKS, luks, sizeof(luks));
 	if (qcow2_external(q))
 		at = put_extension(p, at, q->cluster, QCOW2_EXT_DATA_FILE, q->data_file,
 				   (uint32_t)strlen(q->data_file));

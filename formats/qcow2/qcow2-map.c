@@ -6,7 +6,8 @@
  *
  * What needs new room is answered with clusters of the reserve (see
  * qcow2-refcount.c); commit() then writes the entries. What becomes zeroes
- * keeps its cluster where that is the image's own: the engine punches it.
+ * keeps its cluster where that is the image's own: the engine punches it, unless
+ * the image is encrypted: then the entry says it, as far as it can.
  */
 #include <errno.h>
 
@@ -535,7 +536,7 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 	rc = get_group(img, s, qu, &g);
 	if (rc)
 		return rc;
-	if (g.type == T_DATA) {
+	if (g.type == T_DATA && !q->crypt) {
 		rc = check_in_place(img, s, &g);
 		if (rc == 0)
 			map_in_place(s, qu, &g, 0, ret);
@@ -543,7 +544,7 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 	}
 	if (!g.same_type)
 		shorten(img, q, &g, 1);
-	if (g.type == T_MIXED && qcow2_external_raw(q)) {
+	if (g.type == T_MIXED && qcow2_external_raw(q) && !q->crypt) {
 		if (!has_host(s, &g))
 			return map_room(img, s, qu, &g, ret);
 		map_in_place(s, qu, &g, COW_EXT_NEW, ret);
@@ -553,6 +554,8 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 		map_hole(img, g.virt, g.end, 0, ret);
 		return 0;
 	}
+	if (q->version < 3 && q->crypt && (base || g.type == T_DATA))
+		return -EOPNOTSUPP;
 	if (q->version < 3 && base)
 		return map_room(img, s, qu, &g, ret);
 	map_hole(img, g.virt, g.end, COW_EXT_NEW, ret);

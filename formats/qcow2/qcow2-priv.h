@@ -13,6 +13,7 @@
 #ifndef QCOW2_PRIV_H
 #define QCOW2_PRIV_H
 
+#include "../luks.h"
 #include "cow/format.h"
 #include "qcow2.h"
 
@@ -69,6 +70,8 @@ struct qcow2 {
 	uint64_t ext_end;		/* behind the last extension */
 	uint64_t session_off;		/* of the session's number; 0: the image has no place for it */
 	uint64_t session;		/* the number found there */
+	uint32_t crypt;			/* QCOW2_CRYPT_* */
+	uint64_t luks_off, luks_bytes;	/* of the LUKS header; 0: none */
 	uint64_t bitmapdir_off, bitmapdir_bytes;
 	uint32_t nb_bitmaps;		/* valid ones */
 	uint64_t bitmaps_at;		/* of their extension, or of the place kept for one; 0: none */
@@ -83,6 +86,8 @@ struct qcow2 {
 	bool extl2, corrupt_found;
 	char snapshot[64];		/* opened; empty: the active disk */
 	void *unzstd;			/* zstd's decoder, from the first use on */
+	struct luks luks;
+	struct cipher *cipher;		/* NULL: not encrypted, or opened without the key */
 
 	struct qcow2_writer w;
 	struct qcow2_track *track;	/* of the session; NULL: no bitmap wants to know of changes */
@@ -248,6 +253,18 @@ void qcow2_commit_encoded(struct cow_image *img, const struct cow_map *map, int 
 /* qcow2-decode.c */
 int qcow2_decode(struct cow_image *img, const struct cow_map *map, const void *raw, void *out);
 void qcow2_decode_end(struct qcow2 *q);		/* releases what it keeps from one to the next */
+
+/* qcow2-crypt.c */
+extern const char qcow2_crypt_names[][8];
+/* Reads what there is about encryption, and takes the key that was given. */
+int qcow2_crypt_open(struct cow_image *img, struct qcow2 *q, struct cow_err *err);
+int qcow2_crypt(struct cow_image *img, const struct cow_crypt *c);
+/* The same for a buffer in place; does nothing to an image without encryption. */
+int qcow2_crypt_buffer(struct cow_image *img, bool encrypt, uint64_t virt, uint64_t phys, void *buf,
+		       uint64_t len);
+/* What the options of create() say: q->crypt, and @ret if that is LUKS. */
+int qcow2_crypt_options(struct cow_image *img, const struct cow_args *args, struct qcow2 *q,
+			struct luks_new *ret, struct cow_err *err);
 
 /* qcow2-refcount.c */
 uint64_t qcow2_ref_get(const void *block, uint64_t index, unsigned order);

@@ -316,6 +316,8 @@ static int load_meta(struct loading *l)
 			      (uint64_t)q->reftable_clusters << q->cluster_bits, true);
 	if (rc == 0)
 		rc = load_reftable(l);
+	if (rc == 0 && q->luks_off)
+		rc = add_meta(l, meta, q->luks_off, q->luks_bytes, true);
 	if (rc == 0 && q->nb_bitmaps)
 		rc = add_meta(l, meta, q->bitmapdir_off, q->bitmapdir_bytes, true);
 	if (rc == 0 && q->nb_bitmaps)

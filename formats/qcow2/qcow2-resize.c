@@ -10,13 +10,15 @@
 
 #include "qcow2-priv.h"
 
-/* A cluster with the @bytes at @data, durable. */
-static int new_cluster(struct cow_image *img, const uint8_t *data, uint64_t *ret_off)
+/* A cluster with the contents @data, durable; as data of the disk they belong to *@virt. */
+static int new_cluster(struct cow_image *img, uint8_t *data, const uint64_t *virt, uint64_t *ret_off)
 {
 	const struct qcow2 *q = img->priv;
 	uint64_t cluster;
 	int rc = qcow2_alloc_sync(img, 1, &cluster);
 
+	if (rc == 0 && virt)
+		rc = qcow2_crypt_buffer(img, true, *virt, cluster << q->cluster_bits, data, q->cluster);
 	if (rc == 0)
 		rc = cow_img_pwrite(img, 0, data, q->cluster, cluster << q->cluster_bits);
 	if (rc == 0)
@@ -79,7 +81,7 @@ static int last_own(struct cow_image *img, struct last *t)
 
 	if (t->l1_entry & QCOW2_COPIED)
 		return 0;
-	rc = new_cluster(img, t->l2, &off);
+	rc = new_cluster(img, t->l2, NULL, &off);
 	if (rc == 0)
 		rc = write_u64(img, t->l1_at, off | QCOW2_COPIED);
 	if (rc)
@@ -93,28 +95,32 @@ static bool is_zero(const uint8_t *p, uint64_t n)
 	return n == 0 || (p[0] == 0 && !memcmp(p, p + 1, n - 1));
 }
 
-/* What a cluster that is stored in any form reads as. */
+/* What the last cluster, which is stored in any form, reads as. */
 static int read_cluster(struct cow_image *img, uint64_t entry, uint8_t *out)
 {
 	const struct qcow2 *q = img->priv;
+	uint64_t host = entry & QCOW2_OFFSET_MASK;
 	struct cow_map map = { .src.len = qcow2_cmp_bytes(q, entry), .dst.phys = qcow2_cmp_off(q, entry) };
 	uint8_t *raw COW_CLEANUP_FREE = NULL;
 	int rc;
 
-	if (!(entry & QCOW2_COMPRESSED))
-		return cow_img_pread(img, 0, out, q->cluster, entry & QCOW2_OFFSET_MASK);
+	if (!(entry & QCOW2_COMPRESSED)) {
+		rc = cow_img_pread(img, 0, out, q->cluster, host);
+		return rc ? rc : qcow2_crypt_buffer(img, false, cow_round_down(q->size, q->cluster), host,
+						    out, q->cluster);
+	}
 	raw = cow_zalloc(map.src.len);
 	rc = raw ? cow_img_pread(img, 0, raw, map.src.len, map.dst.phys) : -ENOMEM;
 	return rc ? rc : qcow2_decode(img, &map, raw, out);
 }
 
-/* Entry @i gets a cluster of its own, with the contents @data. */
-static int replace_cluster(struct cow_image *img, struct last *t, uint64_t i, const uint8_t *data)
+/* Entry @i, of the last cluster, gets one of its own, with the contents @data. */
+static int replace_cluster(struct cow_image *img, struct last *t, uint64_t i, uint8_t *data)
 {
 	const struct qcow2 *q = img->priv;
 	uint8_t *e = t->l2 + i * q->entry_bytes;
-	uint64_t old = cow_get_be64(e), at, off;
-	int rc = new_cluster(img, data, &off);
+	uint64_t old = cow_get_be64(e), virt = cow_round_down(q->size, q->cluster), at, off;
+	int rc = new_cluster(img, data, &virt, &off);
 
 	if (rc == 0)
 		rc = last_own(img, t);
@@ -128,6 +134,19 @@ static int replace_cluster(struct cow_image *img, struct last *t, uint64_t i, co
 	if (rc == 0)
 		rc = cow_img_sync(img, 0);
 	return rc ? rc : qcow2_entry_runs(q, old, &t->gone);
+}
+
+/* The cluster at @host is the disk's own: its bytes from @from on become zeroes. */
+static int clear_own(struct cow_image *img, uint64_t host, uint64_t from, uint8_t *buf)
+{
+	const struct qcow2 *q = img->priv;
+	uint64_t len = q->cluster - from;
+	int rc = q->crypt ? qcow2_crypt_buffer(img, true, q->size, host + from, buf, len) : 0;
+
+	if (rc == 0)
+		rc = q->crypt ? cow_img_pwrite(img, 0, buf, len, host + from) :
+			cow_img_punch(img, 0, host + from, len);
+	return rc ? rc : cow_img_sync(img, 0);
 }
 
 /* Bytes of the last cluster behind the end must be zeroes before they come into view. */
@@ -144,11 +163,9 @@ static int clear_tail(struct cow_image *img, struct last *t)
 		return 0;
 	if (plain && (!qcow2_host_ok(q, host) || qcow2_set_has(&q->w.meta, host >> q->cluster_bits)))
 		return -EUCLEAN;
-	if (plain && (e & QCOW2_COPIED)) {
-		rc = cow_img_punch(img, 0, host + from, q->cluster - from);
-		return rc ? rc : cow_img_sync(img, 0);
-	}
 	data = cow_zalloc(q->cluster);
+	if (data && plain && (e & QCOW2_COPIED))
+		return clear_own(img, host, from, data);
 	rc = data ? read_cluster(img, e, data) : -ENOMEM;
 	if (rc || is_zero(data + from, q->cluster - from))
 		return rc;
@@ -292,6 +309,9 @@ int qcow2_resize(struct cow_image *img, uint64_t size, struct cow_err *err)
 	if (q->nb_snapshots && q->version < 3)
 		return cow_err_set(err, -EOPNOTSUPP, "%s: has internal snapshots, which do not record their "
 				   "size in version 2: it cannot be resized", img->path);
+	if (qcow2_external(q) && q->crypt)
+		return cow_err_set(err, -EOPNOTSUPP, "%s: is encrypted and has a data file: it cannot be "
+				   "resized", img->path);
 	if (qcow2_external(q) && cow_img_is_blkdev(img, 1))
 		return cow_err_set(err, -EOPNOTSUPP, "%s: its data file is a block device: it cannot be "
 				   "resized", img->path);

@@ -3,8 +3,6 @@
  * Format "qcow2": QEMU's image format, versions 2 and 3. This file: life cycle
  * and registration. The layout is in qcow2.h, the state and the rules of
  * writing in qcow2-priv.h.
- *
- * Not supported, and refused by name: encryption.
  */
 #include <errno.h>
 
@@ -16,6 +14,7 @@
 static const struct cow_opt opts[] = {
 	{ "snapshot", COW_OPT_STR, NULL, "open this internal snapshot (its ID or name), read-only" },
 	{ "data_file", COW_OPT_STR, NULL, "write to the data file that the image names so" },
+	COW_OPTS_KEY,
 	{ NULL, 0, NULL, NULL },
 };
 
@@ -49,6 +48,7 @@ static void publish(struct cow_image *img, const struct qcow2 *q)
 	if (qcow2_external(q))
 		memcpy(img->data_file, q->data_file, sizeof(img->data_file));
 	img->backing = q->backing;
+	img->encrypted = q->crypt;
 	img->table_bytes = table_bytes(q);
 	img->session = q->autoclear & QCOW2_AUTOCLEAR_SESSION ? q->session : 0;
 }
@@ -107,19 +107,26 @@ static int qcow2_open(struct cow_image *img, const struct cow_args *args, struct
 		rc = qcow2_snapshot_use(img, q, snapshot, err);
 	if (rc == 0)
 		rc = check_data_file(img, q, cow_args_str(args, "data_file", NULL), err);
+	if (rc == 0)
+		rc = qcow2_crypt_open(img, q, err);
 	if (rc == 0 && (img->open_flags & COW_OPEN_WRITE))
 		rc = check_writable(img, q, err);
-	if (rc)
+	if (rc) {
+		cipher_free(q->cipher);
 		return rc;
+	}
 	publish(img, q);
 	return 0;
 }
 
 static void qcow2_close(struct cow_image *img)
 {
-	qcow2_track_free(img->priv);
-	qcow2_writer_free(img->priv);
-	qcow2_decode_end(img->priv);
+	struct qcow2 *q = img->priv;
+
+	cipher_free(q->cipher);
+	qcow2_track_free(q);
+	qcow2_writer_free(q);
+	qcow2_decode_end(q);
 }
 
 /* A writer that delays refcounts was interrupted: count anew. */
@@ -280,6 +287,12 @@ static void qcow2_info(struct cow_image *img, struct cow_kv *kv)
 	cow_kv_list(kv, "bitmaps");
 	(void)qcow2_bitmaps(img, info_bitmap, kv, NULL);
 	cow_kv_close(kv);
+	if (q->crypt)
+		cow_kv_str(kv, "encryption", qcow2_crypt_names[q->crypt]);
+	if (q->crypt == QCOW2_CRYPT_LUKS) {
+		cow_kv_str(kv, "cipher", q->luks.cipher);
+		cow_kv_u64(kv, "key_bits", q->luks.spec.key_bytes * 8);
+	}
 	if (q->snapshot[0])
 		cow_kv_str(kv, "snapshot", q->snapshot);
 	cow_kv_list(kv, "snapshots");
@@ -321,6 +334,7 @@ static struct cow_format qcow2_format = {
 	.amend_opts = qcow2_amend_opts,
 	.amend = qcow2_amend,
 	.bitmap = qcow2_bitmap,
+	.crypt = qcow2_crypt,
 };
 
 COW_FORMAT_REGISTER(qcow2_format)

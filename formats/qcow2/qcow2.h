@@ -18,7 +18,7 @@
 #define QCOW2_H_BACKING_LEN	16
 #define QCOW2_H_CLUSTER_BITS	20
 #define QCOW2_H_SIZE		24
-#define QCOW2_H_CRYPT		32
+#define QCOW2_H_CRYPT		32	/* one of QCOW2_CRYPT_ */
 #define QCOW2_H_L1_SIZE		36
 #define QCOW2_H_L1_OFF		40
 #define QCOW2_H_REFTABLE_OFF	48
@@ -50,12 +50,18 @@
  */
 #define QCOW2_AUTOCLEAR_SESSION	(1ULL << 63)
 
+/* Methods of encryption. The number of a sector is that in the disk for AES, that in the file for LUKS. */
+#define QCOW2_CRYPT_NONE	0u
+#define QCOW2_CRYPT_AES		1u
+#define QCOW2_CRYPT_LUKS	2u
+
 /* Header extensions: type, length, data, padded to 8 bytes */
 #define QCOW2_EXT_END		0x00000000u
 #define QCOW2_EXT_BACKING_FMT	0xe2792acau
 #define QCOW2_EXT_FEATURES	0x6803f857u
 #define QCOW2_EXT_BITMAPS	0x23852875u
 #define QCOW2_EXT_DATA_FILE	0x44415441u	/* its name */
+#define QCOW2_EXT_LUKS		0x0537be77u	/* place and length of a LUKS header */
 #define QCOW2_EXT_SESSION	0x636f7764u	/* "cowd": 8 bytes; put there by create */
 #define QCOW2_EXT_FREE		0x636f7766u	/* "cowf": the place of a bitmaps extension without bitmaps */
 #define QCOW2_EXT_BITMAPS_BYTES	24u
@@ -82,6 +88,7 @@
 #define QCOW2_BITMAPDIR_MAX	(64u << 20)
 #define QCOW2_BITMAP_NAME_MAX	1023u
 #define QCOW2_BITMAP_TABLE_MAX	(64u << 20)	/* bytes */
+#define QCOW2_LUKS_MAX		(16u << 20)	/* bytes of the LUKS header; QEMU makes 2 MiB at most */
 #define QCOW2_BACKING_MAX	1023u		/* of a data file's name, too */
 #define QCOW2_HOST_MAX		(1ULL << 56)	/* host offsets are below */
 #define QCOW2_SIZE_UNIT		512u		/* QEMU does not see the rest of an image of another size */

@@ -86,8 +86,9 @@ both_read o.qcow2 model
 	fail "the overlay is not empty"
 
 subtest refused by name
-qemu_luks e.qcow2 1M
-expect_fail 'cowimg info -f qcow2 e.qcow2' 'is encrypted \(LUKS\)'
+cowimg create -q -f qcow2 e.qcow2 1M
+printf '\003' | dd of=e.qcow2 bs=1 seek=35 conv=notrunc status=none
+expect_fail 'cowimg info -f qcow2 e.qcow2' 'is encrypted by method 3, which this program does not know'
 qemu-img create -q -f qcow2 -o cluster_size=512 s.qcow2 1M
 qemu-io -f qcow2 -c 'write -P 3 0 5000' s.qcow2 >/dev/null
 cowimg read -q -f qcow2 s.qcow2 - >got.raw

@@ -568,3 +568,74 @@ TEST(tables_over_metadata)
 		}
 	}
 }
+
+#ifdef HAVE_GCRYPT
+
+#define KEY "key_file=/proc/sys/kernel/ostype"	/* any file that is there, and stays as it is */
+#define EXT QCOW2_H_BYTES			/* the first extension is that of LUKS */
+#define LUKS 16384u				/* behind the L1 table: the header, */
+#define LUKS_BYTES 2052096u
+#define SLOT0 (LUKS + 208)			/* its slots, of which the first is in use */
+#define SLOT1 (SLOT0 + 48)
+
+static const struct field_case luks_fields[] = {
+	{ "crypt", 32, 4, 0, BAD_REFUSED }, { "crypt", 32, 4, 1, BAD_REFUSED },
+	{ "crypt", 32, 4, 3, BAD_REFUSED },
+	{ "extension", EXT, 4, 0x12345678, BAD_REFUSED }, { "extension", EXT, 4, 0, BAD_REFUSED },
+	{ "its length", EXT + 4, 4, 8, BAD_REFUSED }, { "its length", EXT + 4, 4, 24, BAD_REFUSED },
+	{ "place", EXT + 8, 8, 0, BAD_REFUSED }, { "place", EXT + 8, 8, LUKS + 512, BAD_REFUSED },
+	{ "place", EXT + 8, 8, REFTABLE, BAD_REFUSED }, { "place", EXT + 8, 8, L1, BAD_REFUSED },
+	{ "place", EXT + 8, 8, LUKS + 4096, BAD_REFUSED }, { "place", EXT + 8, 8, HUGE_FILE, BAD_REFUSED },
+	{ "place", EXT + 8, 8, M1 - 4095, BAD_REFUSED },
+	{ "bytes", EXT + 16, 8, 0, BAD_REFUSED }, { "bytes", EXT + 16, 8, 591, BAD_REFUSED },
+	{ "bytes", EXT + 16, 8, 592, BAD_REFUSED }, { "bytes", EXT + 16, 8, 4096 + 255999, BAD_REFUSED },
+	{ "bytes", EXT + 16, 8, 4096 + 256000, BAD_OPENS },
+	{ "bytes", EXT + 16, 8, (16u << 20) + 1, BAD_REFUSED }, { "bytes", EXT + 16, 8, M1, BAD_REFUSED },
+	{ "magic", LUKS, 4, 0, BAD_REFUSED }, { "magic", LUKS + 4, 2, 0xbabf, BAD_REFUSED },
+	{ "version", LUKS + 6, 2, 0, BAD_REFUSED }, { "version", LUKS + 6, 2, 2, BAD_REFUSED },
+	{ "cipher", LUKS + 8, 1, 0, BAD_REFUSED }, { "cipher", LUKS + 8, 1, 7, BAD_REFUSED },
+	{ "cipher", LUKS + 11, 8, M1, BAD_REFUSED },
+	{ "mode", LUKS + 40, 1, 0, BAD_REFUSED }, { "mode", LUKS + 40, 4, 0x63626300, BAD_REFUSED },
+	{ "mode", LUKS + 43, 1, ':', BAD_REFUSED },
+	{ "hash", LUKS + 72, 1, 0, BAD_REFUSED }, { "hash", LUKS + 77, 1, '4', BAD_REFUSED },
+	{ "payload", LUKS + 104, 4, M1, BAD_OPENS },
+	{ "key bytes", LUKS + 108, 4, 0, BAD_REFUSED }, { "key bytes", LUKS + 108, 4, 16, BAD_REFUSED },
+	{ "key bytes", LUKS + 108, 4, 32, BAD_REFUSED }, { "key bytes", LUKS + 108, 4, 63, BAD_REFUSED },
+	{ "key bytes", LUKS + 108, 4, 65, BAD_REFUSED }, { "key bytes", LUKS + 108, 4, 128, BAD_REFUSED },
+	{ "key bytes", LUKS + 108, 4, M1, BAD_REFUSED },
+	{ "digest", LUKS + 112, 8, 0, BAD_REFUSED }, { "digest's salt", LUKS + 132, 8, 0, BAD_REFUSED },
+	{ "digest's iterations", LUKS + 164, 4, 0, BAD_REFUSED },
+	{ "digest's iterations", LUKS + 164, 4, 1, BAD_REFUSED },
+	{ "digest's iterations", LUKS + 164, 4, 1 << 26, BAD_REFUSED },
+	{ "digest's iterations", LUKS + 164, 4, M1, BAD_REFUSED },
+	{ "UUID", LUKS + 168, 8, M1, BAD_OPENS },
+	{ "slot 0", SLOT0, 4, 0, BAD_REFUSED }, { "slot 0", SLOT0, 4, 0xdead, BAD_REFUSED },
+	{ "its iterations", SLOT0 + 4, 4, 0, BAD_REFUSED }, { "its iterations", SLOT0 + 4, 4, 1, BAD_REFUSED },
+	{ "its iterations", SLOT0 + 4, 4, 1 << 25, BAD_REFUSED },
+	{ "its iterations", SLOT0 + 4, 4, M1, BAD_REFUSED },
+	{ "its salt", SLOT0 + 8, 8, 0, BAD_REFUSED },
+	{ "its material", SLOT0 + 40, 4, 0, BAD_REFUSED }, { "its material", SLOT0 + 40, 4, 1, BAD_REFUSED },
+	{ "its material", SLOT0 + 40, 4, 2, BAD_REFUSED },
+	{ "its material", SLOT0 + 40, 4, LUKS_BYTES / 512 - 500, BAD_REFUSED },
+	{ "its material", SLOT0 + 40, 4, LUKS_BYTES / 512 - 499, BAD_REFUSED },
+	{ "its material", SLOT0 + 40, 4, M1, BAD_REFUSED },
+	{ "its stripes", SLOT0 + 44, 4, 0, BAD_REFUSED }, { "its stripes", SLOT0 + 44, 4, 1, BAD_REFUSED },
+	{ "its stripes", SLOT0 + 44, 4, 4001, BAD_REFUSED }, { "its stripes", SLOT0 + 44, 4, M1, BAD_REFUSED },
+	{ "slot 1", SLOT1, 4, 0xac71f3, BAD_REFUSED }, { "slot 1", SLOT1, 4, 1, BAD_REFUSED },
+	{ "its iterations", SLOT1 + 4, 4, M1, BAD_OPENS }, { "its material", SLOT1 + 40, 4, M1, BAD_OPENS },
+	{ "its stripes", SLOT1 + 44, 4, 0, BAD_OPENS },
+	{ "size", 24, 8, SIZE - 1, BAD_REFUSED },
+};
+
+TEST(encryption)
+{
+	bad_open_options = KEY;
+	for (size_t i = 0; i < COW_ARRAY_SIZE(luks_fields); i++)
+		bad_with("cluster_size=4K,encrypt.format=luks,encrypt.iter-time=1," KEY, luks_fields[i].name,
+			 luks_fields[i].off, luks_fields[i].bytes, luks_fields[i].value,
+			 luks_fields[i].expect);
+	bad_tell();
+	bad_open_options = "";
+}
+
+#endif

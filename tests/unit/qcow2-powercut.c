@@ -23,6 +23,14 @@ static const struct image_shape shapes[] = {
 	  .cluster = 16384, .base_size = COW_MIB(2), .size = COW_MIB(4) },
 	{ .name = "version 2", .options = "compat=0.10,cluster_size=8K", .cluster = 8192,
 	  .base_size = COW_MIB(1), .size = COW_MIB(2) },
+#ifdef HAVE_GCRYPT	/* any file that is there, and stays as it is, has a key */
+	{ .name = "LUKS", .options = "cluster_size=16K,encrypt.format=luks,encrypt.iter-time=1,"
+	  "key_file=/proc/sys/kernel/ostype", .open_options = "key_file=/proc/sys/kernel/ostype",
+	  .cluster = 16384, .base_size = COW_MIB(1), .size = COW_MIB(2) },
+	{ .name = "AES, version 2", .options = "cluster_size=8K,compat=0.10,encrypt.format=aes,"
+	  "key_file=/proc/sys/kernel/ostype", .open_options = "key_file=/proc/sys/kernel/ostype",
+	  .cluster = 8192, .base_size = COW_MIB(1), .size = COW_MIB(2) },
+#endif
 	{ .name = "growing", .options = "cluster_size=4K,refcount_bits=64", .cluster = 4096,
 	  .base_size = COW_MIB(2), .size = COW_MIB(1), .cap = COW_MIB(9) },
 };
