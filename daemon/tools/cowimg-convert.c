@@ -90,21 +90,28 @@ static int check_args(struct convert *cv, struct convert_target *t, int argc, ch
 	return status ? status : check_pipes(cv, t);
 }
 
-int cowimg_convert(int argc, char **argv)
+int convert_verb(const struct cow_cli *verb,
+		 int (*check)(struct convert *cv, struct convert_target *t, int argc, char **argv),
+		 int argc, char **argv)
 {
-	struct img_cmd cmd = { .cli = &cli };
-	struct convert_target t = { .cmd = { .cli = &cli, .creates = true, .format = "raw" } };
+	struct img_cmd cmd = { .cli = verb };
+	struct convert_target t = { .cmd = { .cli = verb, .creates = true, .format = "raw" } };
 	struct convert cv = { .cmd = &cmd };
 	int c, status = 0;
 
-	while (!status && (c = cow_cli_next(&cli, argc, argv)) != -1)
+	while (!status && (c = cow_cli_next(verb, argc, argv)) != -1)
 		status = convert_opt(&cv, &t, c);
 	if (!status)
-		status = check_args(&cv, &t, argc, argv);
+		status = check(&cv, &t, argc, argv);
 	if (!status)
 		status = convert_image(&cv, &t);
 	cow_args_free(t.cmd.args);
 	return img_finish(&cmd, status);
+}
+
+int cowimg_convert(int argc, char **argv)
+{
+	return convert_verb(&cli, check_args, argc, argv);
 }
 
 int convert_face(const struct cow_cli *face, const char *from, const char *to,

@@ -64,6 +64,11 @@ int convert_opt(struct convert *cv, struct convert_target *t, int c);
  */
 int convert_image(struct convert *cv, struct convert_target *t);
 
+/* main() of a verb whose options are those of convert_opt(). @check has what follows them; an exit status. */
+int convert_verb(const struct cow_cli *verb,
+		 int (*check)(struct convert *cv, struct convert_target *t, int argc, char **argv),
+		 int argc, char **argv);
+
 /*
  * main() of a program that does nothing but convert, named by @face, from format @from into
  * @to; of the two @operands the new image is the first.

@@ -136,17 +136,5 @@ static int check_args(struct convert *cv, struct convert_target *t, int argc, ch
 
 int cowimg_dd(int argc, char **argv)
 {
-	struct img_cmd cmd = { .cli = &cli };
-	struct convert_target t = { .cmd = { .cli = &cli, .creates = true, .format = "raw" } };
-	struct convert cv = { .cmd = &cmd };
-	int c, status = 0;
-
-	while (!status && (c = cow_cli_next(&cli, argc, argv)) != -1)
-		status = convert_opt(&cv, &t, c);
-	if (!status)
-		status = check_args(&cv, &t, argc, argv);
-	if (!status)
-		status = convert_image(&cv, &t);
-	cow_args_free(t.cmd.args);
-	return img_finish(&cmd, status);
+	return convert_verb(&cli, check_args, argc, argv);
 }
