@@ -70,7 +70,7 @@ misuse 'cowimg write -f raw --pattern 300 -l 1 base.raw' '0 to 255'
 misuse 'cowimg write -f raw --pattern 3 base.raw' 'needs -l'
 misuse 'cowimg write -f raw --pattern 3 -l 1 base.raw chunk' 'too many'
 misuse 'cowimg check -f dscow -r some over.dscow' "not 'some'"
-misuse 'cowimg rebase -f dscow over.dscow' 'only -u'
+misuse 'cowimg rebase -f dscow over.dscow' 'only with -u'
 misuse 'cowimg rebase -u -f dscow -b base.raw over.dscow' 'go together'
 misuse 'cowimg create -o help' 'needs -f'
 cowimg create -f dscow -o help | grep -q '^  block_size=' || fail 'create -o help'
