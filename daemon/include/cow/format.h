@@ -328,6 +328,8 @@ struct cow_format {
 	int (*bitmap_ranges)(struct cow_image *img, const char *name,
 			     int (*fn)(void *opaque, uint64_t virt, uint64_t len), void *opaque,
 			     struct cow_err *err);
+	/* Changes them, as snapshot() changes snapshots: the cache holds no dirty block. Crash-safe. */
+	int (*bitmap)(struct cow_image *img, const struct cow_bitmap_change *ch, struct cow_err *err);
 
 	/*
 	 * Optional, both or none: other options for an image that is there. @args were checked against
@@ -343,9 +345,6 @@ struct cow_format {
 	 * so that an image whose growing was interrupted never shows it. Optional.
 	 */
 	int (*grown)(struct cow_image *img, struct cow_err *err);
-
-	/* Changes them, as snapshot() changes snapshots: the cache holds no dirty block. Crash-safe. */
-	int (*bitmap)(struct cow_image *img, const struct cow_bitmap_change *ch, struct cow_err *err);
 
 	/*
 	 * Required of a format that sets cow_image.encrypted. Between plain bytes and those in the
