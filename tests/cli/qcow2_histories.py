@@ -69,7 +69,14 @@ def create():
         key = ["-o", "key_file=key"]
     elif encrypted:
         key = [*SECRET, "-o", "encrypt.key-secret=s"]
-    run(creator, "create", "-f", fmt, *(["-o", options] if options else []), *key, *backing, IMG, str(size))
+    make = [creator, "create", "-f", fmt, *(["-o", options] if options else []), *key, *backing, IMG, str(size)]
+    # qemu-img may see no tick of the clock by which it times its key derivation: see qemu_luks in lib/qcow2.sh.
+    for _ in range(10):
+        made = subprocess.run(make, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if made.returncode == 0 or b"accurate CPU usage" not in made.stderr:
+            break
+    if made.returncode:
+        sys.exit("seed %d: %s: %s" % (seed, " ".join(make), made.stderr.decode(errors="replace")))
     return model
 
 
