@@ -97,19 +97,24 @@ static int set_progress_fd(struct img_cmd *cmd, const char *text)
 	return 0;
 }
 
-static int add_options(struct img_cmd *cmd, const char *text)
+int img_add_args(const struct img_cmd *cmd, const char *opt, const char *text, struct cow_args **args)
 {
 	struct cow_err err = { 0 };
 	int r;
 
+	if (!*args)
+		*args = cow_args_new();
+	r = *args ? cow_args_parse(*args, text, &err) : -ENOMEM;
+	return r ? cow_cli_misuse(cmd->cli, "%s: %s", opt, cow_err_text(&err, r)) : 0;
+}
+
+static int add_options(struct img_cmd *cmd, const char *text)
+{
 	if (!strcmp(text, "help")) {
 		cmd->list_options = true;
 		return 0;
 	}
-	if (!cmd->args)
-		cmd->args = cow_args_new();
-	r = cmd->args ? cow_args_parse(cmd->args, text, &err) : -ENOMEM;
-	return r ? cow_cli_misuse(cmd->cli, "-o: %s", cow_err_text(&err, r)) : 0;
+	return img_add_args(cmd, "-o", text, &cmd->args);
 }
 
 static int add_path(struct img_cmd *cmd, const char *opt, const char **list, unsigned *n,
@@ -144,6 +149,8 @@ int img_common_opt(struct img_cmd *cmd, int c)
 	case IMG_OPT_BACKING_DIR:
 		return add_path(cmd, "backing-dir", cmd->backing_dirs, &cmd->n_dirs,
 				IMG_BACKING_DIRS);
+	case IMG_OPT_SECOND_OPTIONS:
+		return img_add_args(cmd, "--second-options", optarg, &cmd->second_args);
 	case IMG_OPT_FORCE:
 		cmd->force = true;
 		return 0;
@@ -161,7 +168,8 @@ int img_finish(struct img_cmd *cmd, int status)
 	bool failed;
 
 	cow_args_free(cmd->args);
-	cmd->args = NULL;
+	cow_args_free(cmd->second_args);
+	cmd->args = cmd->second_args = NULL;
 	if (*reason)	/* an error that no verb met, such as one while closing */
 		say(cmd, reason, "");
 	errno = 0;
@@ -357,7 +365,7 @@ struct img_cmd img_second(const struct img_cmd *cmd, const char *format)
 	struct img_cmd second = *cmd;
 
 	second.format = format ? format : cmd->format;
-	second.args = NULL;
+	second.args = cmd->second_args;
 	second.n_backing = 0;
 	return second;
 }

@@ -13,6 +13,7 @@
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_FORMAT,
 	{ 'F', "second-format", "FORMAT", "format of the second image (default: that of -f)" },
+	{ IMG_OPT_SECOND_OPTIONS, "second-options", "KEY=VALUE,...", "options of the second image's format" },
 	{ 'o', "options", "KEY=VALUE,...", "options of the format, for the first image" },
 	{ IMG_OPT_BACKING, "backing", "PATH", "where the base of the first image is" },
 	{ IMG_OPT_BACKING_DIR, "backing-dir", "DIR",

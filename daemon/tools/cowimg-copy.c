@@ -351,17 +351,6 @@ int convert_image(struct convert *cv, struct convert_target *t)
 
 /* ---- options ---- */
 
-static int parse_source_options(struct img_cmd *cmd, const char *text)
-{
-	struct cow_err err = { 0 };
-	int r;
-
-	if (!cmd->args)
-		cmd->args = cow_args_new();
-	r = cmd->args ? cow_args_parse(cmd->args, text, &err) : -ENOMEM;
-	return r ? cow_cli_misuse(cmd->cli, "--source-options: %s", cow_err_text(&err, r)) : 0;
-}
-
 int convert_opt(struct convert *cv, struct convert_target *t, int c)
 {
 	switch (c) {
@@ -380,7 +369,7 @@ int convert_opt(struct convert *cv, struct convert_target *t, int c)
 		cv->compress = true;
 		return 0;
 	case IMG_OPT_SOURCE_OPTIONS:
-		return parse_source_options(cv->cmd, optarg);
+		return img_add_args(cv->cmd, "--source-options", optarg, &cv->cmd->args);
 	case IMG_OPT_OVERWRITE:
 		t->overwrite = true;
 		return 0;

@@ -16,6 +16,7 @@
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_FORMAT,
 	{ 'F', "second-format", "FORMAT", "format of the second image (default: that of -f)" },
+	{ IMG_OPT_SECOND_OPTIONS, "second-options", "KEY=VALUE,...", "options of the second image's format" },
 	{ 'o', "options", "KEY=VALUE,...", "options of the format, for the first image" },
 	{ IMG_OPT_BACKING, "backing", "PATH", "where the base of the first image is" },
 	{ IMG_OPT_BACKING_DIR, "backing-dir", "DIR",
@@ -212,7 +213,7 @@ static int diff(struct diff *d)
 	d->pair.a.size = cow_chain_size(d->pair.a.c);
 	d->pair.b.size = cow_chain_size(d->pair.b.c);
 	d->pair.end = cow_max(d->pair.a.size, d->pair.b.size);
-	pair_find_shared(&d->pair, d->cmd->args);
+	pair_find_shared(&d->pair, d->cmd->args, d->cmd->second_args);
 	if (d->cmd->json) {
 		d->kv = cow_kv_new(stdout, COW_KV_JSON, IMG_SCHEMA);
 		if (!d->kv)

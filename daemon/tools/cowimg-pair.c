@@ -34,14 +34,35 @@ int pair_look(struct pair *p, uint64_t virt, bool *ret_same, uint64_t *ret_end)
 	return 0;
 }
 
-void pair_find_shared(struct pair *p, bool by_options)
+/* How many layers, from the first one on, have options. */
+static unsigned with_options(const struct cow_args *args)
+{
+	struct cow_args *below;
+	unsigned n;
+
+	if (!args)
+		return 0;
+	if (cow_args_of_base(args, &below))
+		return COW_CHAIN_DEPTH;		/* no memory: none is known not to */
+	n = 1 + with_options(below);
+	cow_args_free(below);
+	return n;
+}
+
+static unsigned layers_without(struct cow_chain *c, const struct cow_args *args)
+{
+	unsigned depth = cow_chain_depth(c), n = with_options(args);
+
+	return n < depth ? depth - n : 0;
+}
+
+void pair_find_shared(struct pair *p, const struct cow_args *a_args, const struct cow_args *b_args)
 {
 	unsigned na = cow_chain_depth(p->a.c), nb = cow_chain_depth(p->b.c);
+	unsigned n = cow_min(layers_without(p->a.c, a_args), layers_without(p->b.c, b_args));
 
 	p->a.shared_from = p->b.shared_from = UINT_MAX;
-	for (unsigned n = cow_min(na, nb); n > 0; n--) {
-		if (n == na && by_options)
-			continue;
+	for (; n > 0; n--) {
 		if (img_same_layers(p->a.c, na - n, p->b.c, nb - n)) {
 			p->a.shared_from = na - n;
 			p->b.shared_from = nb - n;

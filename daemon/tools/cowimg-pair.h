@@ -22,8 +22,11 @@ struct pair {
 	uint64_t end;
 };
 
-/* Which layers they have in common. @by_options: the first one of @a can be another than its file. */
-void pair_find_shared(struct pair *p, bool by_options);
+/*
+ * Which layers they have in common. Layers that the options @a_args and @b_args are about (they
+ * may be NULL) count as different ones: options can tell what of a file is read.
+ */
+void pair_find_shared(struct pair *p, const struct cow_args *a_args, const struct cow_args *b_args);
 /* From @virt to *ret_end: is it known that both read the same? 0 or -errno. */
 int pair_look(struct pair *p, uint64_t virt, bool *ret_same, uint64_t *ret_end);
 

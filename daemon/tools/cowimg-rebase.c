@@ -18,6 +18,7 @@ static const struct cow_cli_opt opts[] = {
 	{ 'u', "unsafe", NULL, "record only, copy nothing" },
 	{ 'b', "base", "BASE", "the base from now on (default, with -u: the recorded one)" },
 	{ 'F', "base-format", "FORMAT", "format of the base; required with -b" },
+	{ IMG_OPT_BASE_OPTIONS, "base-options", "KEY=VALUE,...", "options of the base's format" },
 	IMG_CLI_PROGRESS,
 	IMG_CLI_QUIET,
 	{ 0, NULL, NULL, NULL },
@@ -56,14 +57,12 @@ static int rebase_other(const struct img_cmd *cmd, const char *path, const char 
 
 	top.no_backing = true;
 	below.format = base_format;
-	if (cow_args_of_base(cmd->args, &below.args))
-		return img_fail(cmd, -ENOMEM, NULL);
+	below.args = cmd->second_args;
 	if (!img_open(&below, base, 0, &b) && !img_open(&top, path, COW_OPEN_WRITE, &c)) {
 		r = cow_chain_rebase(c, b, base, cmd->force, &err);
 		status = r ? img_fail(cmd, r, &err) : IMG_OK;
 	}
 	status = img_close(cmd, c, path, status);
-	cow_args_free(below.args);
 	return img_close(cmd, b, base, status);
 }
 
@@ -161,7 +160,7 @@ static int keep_and_record(struct rebase *rb)
 	rb->pair.a.size = cow_chain_image(rb->pair.a.c, 1)->size;
 	rb->pair.b.size = cow_chain_size(rb->pair.b.c);
 	rb->pair.end = cow_chain_size(rb->pair.a.c);
-	pair_find_shared(&rb->pair, false);
+	pair_find_shared(&rb->pair, rb->cmd->args, rb->cmd->second_args);
 	rb->old = cow_memalign(PIECE_UNIT, PIECE_BYTES);
 	rb->new = cow_memalign(PIECE_UNIT, PIECE_BYTES);
 	img_progress_begin(&rb->progress, rb->cmd);
@@ -208,6 +207,8 @@ int cowimg_rebase(int argc, char **argv)
 			base_format = optarg;
 		else if (c == 'u')
 			unsafe = true;
+		else if (c == IMG_OPT_BASE_OPTIONS)
+			status = img_add_args(&cmd, "--base-options", optarg, &cmd.second_args);
 		else
 			status = img_common_opt(&cmd, c);
 	}
@@ -217,6 +218,8 @@ int cowimg_rebase(int argc, char **argv)
 		status = cow_cli_misuse(&cli, "-b BASE is missing; only with -u, the recorded one is meant");
 	if (!status && !base != !base_format)
 		status = cow_cli_misuse(&cli, "-b BASE and -F FORMAT go together");
+	if (!status && cmd.second_args && !base)
+		status = cow_cli_misuse(&cli, "--base-options goes with -b BASE");
 	if (!status)
 		status = img_need_format(&cmd, argv[optind]);
 	if (!status)

@@ -42,6 +42,8 @@ enum {
 	IMG_OPT_VERIFY,
 	IMG_OPT_SIZE,
 	IMG_OPT_SOURCE_OPTIONS,
+	IMG_OPT_SECOND_OPTIONS,
+	IMG_OPT_BASE_OPTIONS,
 	IMG_OPT_OFFSET,
 	IMG_OPT_RANDOM,
 	IMG_OPT_FLUSH_INTERVAL,
@@ -57,6 +59,7 @@ struct img_cmd {
 	const struct cow_cli *cli;
 	const char *format;		/* -f */
 	struct cow_args *args;		/* -o */
+	struct cow_args *second_args;	/* the same for a second image */
 	const char *backing[COW_CHAIN_DEPTH + 1];
 	const char *backing_dirs[IMG_BACKING_DIRS + 1];
 	unsigned n_backing, n_dirs;
@@ -93,6 +96,8 @@ struct img_cmd {
 /* First in main(): messages of libcow become part of the one sentence of img_fail(). */
 void img_begin(const char *ident);
 
+/* Adds to @args what @text says, "KEY=VALUE,...", given to option @opt. 0, or IMG_MISUSE after a sentence. */
+int img_add_args(const struct img_cmd *cmd, const char *opt, const char *text, struct cow_args **args);
 /*
  * Handles option @c if it is a common one. Returns 0, IMG_MISUSE after an error
  * that has been printed (@c == '?' included), or -1 when @c is not common.
@@ -117,7 +122,7 @@ int img_fail_msg(const struct img_cmd *cmd, const char *fmt, ...) COW_PRINTF(2, 
 
 /* How the command says that @path is opened, with @flags (COW_OPEN_*) added. */
 struct cow_chain_cfg img_chain_cfg(const struct img_cmd *cmd, const char *path, uint32_t flags);
-/* The same command for a second image: in @format, or that of the first; no options, no named base. */
+/* The same command for a second image: in @format, or that of the first; its own options, no named base. */
 struct img_cmd img_second(const struct img_cmd *cmd, const char *format);
 /* Opens @path like that; failures are printed. */
 int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret);

@@ -94,3 +94,12 @@ for at in 0 70000 2000000; do
 	head -c 9000 other | dd of=s-new.raw oflag=seek_bytes seek=$at conv=notrunc status=none
 done
 agree s-old.raw s-new.raw -f qcow2 -o snapshot=before s.qcow2 s.qcow2
+agree s-new.raw s-old.raw -f qcow2 --second-options snapshot=before s.qcow2 s.qcow2
+
+subtest what options say of a base
+# Both are over the same file; one shows what it was at its snapshot.
+for name in then now; do
+	cowimg create -q -f qcow2 -b s.qcow2 -F qcow2 $name.qcow2
+done
+agree s-old.raw s-new.raw -f qcow2 -o backing.snapshot=before then.qcow2 now.qcow2
+agree s-new.raw s-old.raw -f qcow2 --second-options backing.snapshot=before now.qcow2 then.qcow2

@@ -128,6 +128,22 @@ qemu-img convert -q --object secret,id=s,file=x --object secret,id=b,file=key --
 	-O raw got.raw
 cmp got.raw model || fail "QEMU reads the pair otherwise"
 
+subtest two images, each with its key
+cowimg convert -q -f qcow2 --source-options key_file=x,backing.key_file=key -O qcow2 \
+	-o encrypt.format=luks,encrypt.iter-time=1,key_file=x top.qcow2 whole.qcow2
+cowimg compare -q -f qcow2 -o key_file=x,backing.key_file=key --second-options key_file=x top.qcow2 whole.qcow2
+expect_fail 'cowimg compare -f qcow2 -o key_file=x,backing.key_file=key top.qcow2 whole.qcow2' 'whole.qcow2.*encrypted'
+cowimg diff -f qcow2 -o key_file=x --second-options key_file=key --output=json whole.qcow2 base.qcow2 >said
+jq -e '.changes[0].start == 0 and .changes[0].length == 4096 and .changed_bytes == 168960' said >/dev/null || fail "said: $(cat said)"
+head -c 1000448 /dev/zero | cowimg convert -q -f raw -O qcow2 -o encrypt.format=luks,encrypt.iter-time=1,key_file=x - blank.qcow2
+expect_fail 'cowimg rebase -f qcow2 -o key_file=x,backing.key_file=key -b blank.qcow2 -F qcow2 top.qcow2' 'blank.qcow2.*encrypted'
+cowimg rebase -q -f qcow2 -o key_file=x,backing.key_file=key -b blank.qcow2 -F qcow2 --base-options key_file=x top.qcow2
+cowimg read -q -f qcow2 -o key_file=x,backing.key_file=x top.qcow2 - | cmp - model
+cp blank.qcow2 moved.qcow2
+cowimg rebase -q -u -f qcow2 -o key_file=x -b moved.qcow2 -F qcow2 --base-options key_file=x top.qcow2
+cowimg read -q -f qcow2 -o key_file=x,backing.key_file=x top.qcow2 - | cmp - model
+expect_fail 'cowimg rebase -u -f qcow2 --base-options key_file=x top.qcow2' 'goes with -b BASE'
+
 luks=encrypt.format=luks,encrypt.iter-time=10
 for who in cowimg qemu-img; do
 	history $who 5000192 1000000 $luks
