@@ -528,12 +528,33 @@ static int record_path(const char *base, const char *image, struct cow_backing *
 	return 0;
 }
 
+/* For cow_chain_rebase(): the base that is to be recorded. */
+static int base_to_record(struct cow_chain *c, struct cow_chain *base, const char *path, bool force,
+			  struct cow_backing *backing, struct cow_identity *now, struct cow_err *err)
+{
+	const struct cow_image *img = &c->layers[0]->img;
+	int rc = 0;
+
+	if (path)
+		rc = record_path(path, img->path, backing, err);
+	if (rc == 0)
+		rc = base ? cow_chain_identity(base, 0, now) : cow_chain_identity(c, 1, now);
+	if (rc == 0 && !force && img->identity.size &&
+	    (img->identity.size != now->size || img->identity.sample != now->sample))
+		rc = cow_err_set(err, -ESTALE, "%s: the contents of the base are not those recorded; "
+				 "--force records it all the same", img->path);
+	if (rc == 0 && base)
+		snprintf(backing->format, sizeof(backing->format), "%s", base->layers[0]->img.fmt->name);
+	return rc;
+}
+
 int cow_chain_rebase(struct cow_chain *c, struct cow_chain *base, const char *path, bool force,
 		     struct cow_err *err)
 {
 	struct cow_image *img = &c->layers[0]->img;
+	bool none = !base && path && !*path;
 	struct cow_backing backing = img->backing;
-	struct cow_identity now;
+	struct cow_identity now = { 0 };
 	int rc = need_writable(c, err);
 
 	if (rc)
@@ -541,19 +562,13 @@ int cow_chain_rebase(struct cow_chain *c, struct cow_chain *base, const char *pa
 	if (!img->fmt->rebase)
 		return cow_err_set(err, -EOPNOTSUPP, "%s: format %s cannot have a base", img->path,
 				   img->fmt->name);
-	if (!base && c->n < 2)
+	if (none ? !*img->backing.path : !base && c->n < 2)
 		return cow_err_set(err, -EINVAL, "%s: has no base", img->path);
 	rc = quiesce(c, err);
-	if (rc == 0 && path)
-		rc = record_path(path, img->path, &backing, err);
-	if (rc == 0)
-		rc = base ? cow_chain_identity(base, 0, &now) : cow_chain_identity(c, 1, &now);
-	if (rc == 0 && !force && img->identity.size &&
-	    (img->identity.size != now.size || img->identity.sample != now.sample))
-		rc = cow_err_set(err, -ESTALE, "%s: the contents of the base are not those recorded; "
-				 "--force records it all the same", img->path);
-	if (rc == 0 && base)
-		snprintf(backing.format, sizeof(backing.format), "%s", base->layers[0]->img.fmt->name);
+	if (none)
+		backing = (struct cow_backing){ 0 };
+	else if (rc == 0)
+		rc = base_to_record(c, base, path, force, &backing, &now, err);
 	if (rc == 0)
 		rc = img->fmt->rebase(img, &backing, &now, false, err);
 	return rc ? cow_err_set(err, rc, "%s: rebase: %s", img->path, strerror(-rc)) : 0;

@@ -58,10 +58,14 @@ static unsigned layers_without(struct cow_chain *c, const struct cow_args *args)
 
 void pair_find_shared(struct pair *p, const struct cow_args *a_args, const struct cow_args *b_args)
 {
-	unsigned na = cow_chain_depth(p->a.c), nb = cow_chain_depth(p->b.c);
-	unsigned n = cow_min(layers_without(p->a.c, a_args), layers_without(p->b.c, b_args));
+	unsigned na, nb, n;
 
 	p->a.shared_from = p->b.shared_from = UINT_MAX;
+	if (!p->b.c)
+		return;
+	na = cow_chain_depth(p->a.c);
+	nb = cow_chain_depth(p->b.c);
+	n = cow_min(layers_without(p->a.c, a_args), layers_without(p->b.c, b_args));
 	for (; n > 0; n--) {
 		if (img_same_layers(p->a.c, na - n, p->b.c, nb - n)) {
 			p->a.shared_from = na - n;

@@ -18,7 +18,7 @@ struct pair_side {
 };
 
 struct pair {
-	struct pair_side a, b;
+	struct pair_side a, b;		/* b.c NULL, its size 0: an image of zeroes */
 	uint64_t end;
 };
 

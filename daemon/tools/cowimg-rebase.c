@@ -16,7 +16,7 @@
 static const struct cow_cli_opt opts[] = {
 	IMG_CLI_OPEN,
 	{ 'u', "unsafe", NULL, "record only, copy nothing" },
-	{ 'b', "base", "BASE", "the base from now on (default, with -u: the recorded one)" },
+	{ 'b', "base", "BASE", "the base from now on; '': none (default, with -u: the recorded one)" },
 	{ 'F', "base-format", "FORMAT", "format of the base; required with -b" },
 	{ IMG_OPT_BASE_OPTIONS, "base-options", "KEY=VALUE,...", "options of the base's format" },
 	IMG_CLI_PROGRESS,
@@ -27,8 +27,9 @@ static const struct cow_cli_opt opts[] = {
 static const struct cow_cli cli = {
 	.prog = "cowimg rebase",
 	.synopsis = "-f FORMAT -b BASE -F FORMAT [OPTION]... IMAGE\n"
+		    "-f FORMAT -b '' [OPTION]... IMAGE\n"
 		    "-u -f FORMAT [-b BASE -F FORMAT] [OPTION]... IMAGE",
-	.summary = "Gives an overlay another base, under which it reads the same; with -u records it only.",
+	.summary = "Gives an overlay another base, or none, and it reads the same; with -u records it only.",
 	.opts = opts,
 };
 
@@ -42,6 +43,50 @@ static int rebase_recorded(const struct img_cmd *cmd, const char *path)
 		return IMG_FAILED;
 	/* A --backing path is where the base is from now on. */
 	r = cow_chain_rebase(c, NULL, cmd->n_backing ? cmd->backing[0] : NULL, cmd->force, &err);
+	if (r)
+		status = img_fail(cmd, r, &err);
+	return img_close(cmd, c, path, status);
+}
+
+static int count(void *opaque, const struct cow_snapshot *s)
+{
+	unsigned *n = opaque;
+
+	(void)s;
+	(*n)++;
+	return 0;
+}
+
+/* What is copied is what the disk shows; snapshots go on reading from the base, whichever it is. */
+static int spare_snapshots(const struct img_cmd *cmd, const char *path, struct cow_chain *c)
+{
+	struct cow_err err = { 0 };
+	unsigned n = 0;
+	int r;
+
+	if (cmd->force || !cow_chain_image(c, 0)->fmt->snapshots)
+		return IMG_OK;
+	r = cow_chain_snapshots(c, count, &n, &err);
+	if (r)
+		return img_fail(cmd, r, &err);
+	if (n == 0)
+		return IMG_OK;
+	return img_fail_msg(cmd, "%s: has snapshots, and what they show of the old base would become that of "
+			    "the new one; --force accepts it", path);
+}
+
+static int rebase_none(const struct img_cmd *cmd, const char *path)
+{
+	struct img_cmd top = *cmd;
+	struct cow_chain *c = NULL;
+	struct cow_err err = { 0 };
+	int r, status;
+
+	top.no_backing = true;
+	if (img_open(&top, path, COW_OPEN_WRITE, &c))
+		return IMG_FAILED;
+	status = spare_snapshots(cmd, path, c);
+	r = status == IMG_OK ? cow_chain_rebase(c, NULL, "", cmd->force, &err) : 0;
 	if (r)
 		status = img_fail(cmd, r, &err);
 	return img_close(cmd, c, path, status);
@@ -71,7 +116,12 @@ int img_do_rebase(const struct img_cmd *cmd, const char *path, const char *base,
 {
 	int status;
 
-	status = base ? rebase_other(cmd, path, base, base_format) : rebase_recorded(cmd, path);
+	if (!base)
+		status = rebase_recorded(cmd, path);
+	else if (*base)
+		status = rebase_other(cmd, path, base, base_format);
+	else
+		status = rebase_none(cmd, path);
 	if (status == IMG_OK && !cmd->quiet)
 		printf("Base recorded.\n");
 	return status;
@@ -83,7 +133,7 @@ struct rebase {
 	const struct img_cmd *cmd;
 	const char *path, *base;
 	struct img_progress progress;
-	struct pair pair;		/* what is below the image now, and the new base */
+	struct pair pair;		/* what is below the image now, and the new base, or none */
 	uint8_t *old, *new;		/* PIECE_BYTES each */
 };
 
@@ -156,9 +206,11 @@ static int keep_and_record(struct rebase *rb)
 
 	if (cow_chain_depth(rb->pair.a.c) < 2)
 		return img_fail_msg(rb->cmd, "%s: has no base", rb->path);
+	if (spare_snapshots(rb->cmd, rb->path, rb->pair.a.c))
+		return IMG_FAILED;
 	rb->pair.a.first = 1;
 	rb->pair.a.size = cow_chain_image(rb->pair.a.c, 1)->size;
-	rb->pair.b.size = cow_chain_size(rb->pair.b.c);
+	rb->pair.b.size = rb->pair.b.c ? cow_chain_size(rb->pair.b.c) : 0;
 	rb->pair.end = cow_chain_size(rb->pair.a.c);
 	pair_find_shared(&rb->pair, rb->cmd->args, rb->cmd->second_args);
 	rb->old = cow_memalign(PIECE_UNIT, PIECE_BYTES);
@@ -180,7 +232,7 @@ static int rebase_safely(const struct img_cmd *cmd, const char *path, const char
 	struct rebase rb = { .cmd = cmd, .path = path, .base = base };
 	int status = IMG_FAILED;
 
-	if (!img_open(&below, base, 0, &rb.pair.b.c) &&
+	if ((!*base || !img_open(&below, base, 0, &rb.pair.b.c)) &&
 	    !img_open(cmd, path, COW_OPEN_WRITE, &rb.pair.a.c))
 		status = keep_and_record(&rb);
 	cow_free(rb.old);
@@ -188,7 +240,7 @@ static int rebase_safely(const struct img_cmd *cmd, const char *path, const char
 	status = img_close(cmd, rb.pair.a.c, path, status);
 	status = img_close(cmd, rb.pair.b.c, base, status);
 	if (status == IMG_OK && !cmd->quiet)
-		printf("Base changed.\n");
+		printf(*base ? "Base changed.\n" : "It needs no base any more.\n");
 	return status;
 }
 
@@ -216,9 +268,9 @@ int cowimg_rebase(int argc, char **argv)
 		status = img_operands(&cmd, argc, argv, operands, 1);
 	if (!status && !unsafe && !base)
 		status = cow_cli_misuse(&cli, "-b BASE is missing; only with -u, the recorded one is meant");
-	if (!status && !base != !base_format)
+	if (!status && (base && *base) != !!base_format)
 		status = cow_cli_misuse(&cli, "-b BASE and -F FORMAT go together");
-	if (!status && cmd.second_args && !base)
+	if (!status && cmd.second_args && !base_format)
 		status = cow_cli_misuse(&cli, "--base-options goes with -b BASE");
 	if (!status)
 		status = img_need_format(&cmd, argv[optind]);

@@ -223,7 +223,8 @@ static int dscow_rebase(struct cow_image *img, const struct cow_backing *backing
 	} else {
 		next.state &= (uint16_t)~DSCOW_STATE_COMMITTING;
 		next.identity = *identity;
-		next.below_limit = cow_min(next.below_limit, identity->size);
+		/* Without a base there was nothing to hide. */
+		next.below_limit = cow_min(d->backing.path[0] ? next.below_limit : next.size, identity->size);
 	}
 	if (rc == 0)
 		rc = dscow_header_write_sync(img, &next);

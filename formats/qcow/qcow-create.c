@@ -216,6 +216,23 @@ int qcow_make_empty(struct cow_image *img, struct cow_err *err)
 	return qcow_check(img, &rep, COW_CHECK_REPAIR, err);
 }
 
+static int forget_base(struct cow_image *img, struct cow_err *err)
+{
+	struct qcow *q = img->priv, next = *q;
+	int rc;
+
+	next.backing_off = next.backing_len = 0;
+	memset(&next.backing, 0, sizeof(next.backing));
+	next.has_record = false;
+	rc = qcow_header_update(img, &next);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: cannot record that it has no base", img->path);
+	q->backing_off = q->backing_len = 0;
+	q->backing = img->backing = next.backing;
+	q->has_record = false;
+	return qcow_space_reload(img, err);
+}
+
 /*
  * The name goes to a new block at the end, and the L1 table behind it: QEMU, when it
  * empties an image, cuts the file off behind the L1 table. One write of the header
@@ -232,6 +249,8 @@ int qcow_rebase(struct cow_image *img, const struct cow_backing *backing,
 
 	(void)identity;
 	(void)committing;
+	if (!*backing->path)
+		return forget_base(img, err);
 	if (q->has_record && !strcmp(q->backing.path, backing->path) &&
 	    !strcmp(q->backing.format, backing->format))
 		return 0;

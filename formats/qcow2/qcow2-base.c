@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What an overlay does about its base: recording another one, and forgetting
+ * What an overlay does about its base: recording another one, or none, and forgetting
  * all data after that was written into the base. The format has no place for
  * the base's identity, nor for a mark that the base is changing.
  */
@@ -18,7 +18,9 @@ int qcow2_rebase(struct cow_image *img, const struct cow_backing *backing,
 	if (committing && qcow2_external(q))
 		return cow_err_set(err, -EOPNOTSUPP, "%s: has an external data file, and cannot be emptied by "
 				   "a commit", img->path);
-	if (strcmp(q->backing.path, backing->path) || strcmp(q->backing.format, backing->format))
+	if (!*backing->path)
+		rc = qcow2_header_no_base(img, err);
+	else if (strcmp(q->backing.path, backing->path) || strcmp(q->backing.format, backing->format))
 		rc = qcow2_header_rebase(img, backing, err);
 	img->backing = q->backing;
 	return rc;

@@ -439,6 +439,22 @@ static bool put_format(const struct qcow2 *q, uint8_t *sector, const char *forma
 	return cow_round_up(len, 8) == room;
 }
 
+/* Its name and format stay where they are, and mean nothing. */
+int qcow2_header_no_base(struct cow_image *img, struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	uint8_t none[QCOW2_H_BACKING_LEN + 4 - QCOW2_H_BACKING_OFF] = { 0 };
+	int rc = cow_img_pwrite(img, 0, none, sizeof(none), QCOW2_H_BACKING_OFF);
+
+	if (rc == 0)
+		rc = cow_img_sync(img, 0);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: cannot record that it has no base", img->path);
+	q->backing.path[0] = '\0';
+	q->backing_off = 0;
+	return 0;
+}
+
 int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing, struct cow_err *err)
 {
 	struct qcow2 *q = img->priv;

@@ -217,6 +217,7 @@ int qcow2_header_update_sync(struct cow_image *img, const struct qcow2 *q);
 int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session);
 /* Another name or format of the base, durable; a power cut leaves the one or the other. */
 int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing, struct cow_err *err);
+int qcow2_header_no_base(struct cow_image *img, struct cow_err *err);
 /*
  * Makes it a header of @version, durable, by one write of a sector. What only the other version has
  * must not be in use.

@@ -59,6 +59,46 @@ done <<-END
 	qcow
 END
 
+subtest no base
+while read -r format options; do
+	over $format "$options"
+	cp over.img own.img
+	cowimg rebase -f $format -b '' over.img >said
+	grep -qx 'It needs no base any more.' said || fail "said: $(cat said)"
+	mv old.raw away.raw
+	cowimg read -q -f $format over.img - | cmp - want.raw || fail "$format: reads otherwise without its base"
+	cowimg check -q -f $format over.img || fail "$format: check finds something"
+	[ "$(cowimg info -f $format --backing-chain --output=json over.img | jq '.layers | length')" = 1 ] || fail "$format: still has a base"
+	[ $format = dscow ] || qemu-img compare -q -f $format over.img want.raw || fail "$format: QEMU reads it otherwise"
+	mv away.raw old.raw
+	expect_fail "cowimg rebase -f $format -b '' over.img" 'over.img: has no base'
+
+	# Its base is only forgotten, and recorded again.
+	cowimg rebase -q -u -f $format -b '' own.img
+	cowimg map -f $format --output=json own.img | jq -e 'all(.map[]; .depth == 0 or .kind != "data")' >/dev/null ||
+		fail "$format: shows a base that was forgotten"
+	cowimg rebase -q -u -f $format -b old.raw -F raw own.img
+	cowimg read -q -f $format own.img - | cmp - want.raw || fail "$format: the base does not come back"
+done <<-END
+	dscow
+	dscow granule_size=64K
+	qcow2
+	qcow2 compat=0.10
+	qcow2 extended_l2=on
+	qcow
+END
+
+subtest snapshots are spared
+over qcow2 ''
+cowimg snapshot -q -f qcow2 -c kept over.img
+for base in "''" 'new.raw -F raw'; do
+	expect_fail "cowimg rebase -f qcow2 -b $base over.img" 'over.img: has snapshots'
+done
+expect_fail "cowimg rebase -u -f qcow2 -b '' over.img" 'over.img: has snapshots'
+same qcow2 old.raw
+cowimg rebase -q -f qcow2 --force -b new.raw -F raw over.img
+same qcow2 new.raw
+
 subtest "QEMU does the same"
 for base in new.raw short.raw long.raw; do
 	over qcow2 ''
@@ -67,6 +107,11 @@ for base in new.raw short.raw long.raw; do
 	qemu-img rebase -f qcow2 -b $base -F raw q.img
 	qemu-img compare -q over.img q.img || fail "over $base QEMU makes something else"
 done
+over qcow2 ''
+cp over.img q.img
+cowimg rebase -q -f qcow2 -b '' over.img
+qemu-img rebase -f qcow2 -b '' q.img
+qemu-img compare -q over.img q.img || fail "without a base QEMU makes something else"
 
 subtest down a chain, and up
 over qcow2 ''

@@ -266,7 +266,8 @@ COW_EXPORT int cow_chain_commit(struct cow_chain *c,
  * does not fit it). Else another chain, opened by the caller, and @path where it
  * is; it is written down as cow_image_create() would, and @c can be open without
  * its base. A base whose contents differ from the record is refused (-ESTALE)
- * unless @force.
+ * unless @force. @base NULL and @path "": from now on it has none; what it showed
+ * of it reads as zeroes.
  */
 COW_EXPORT int cow_chain_rebase(struct cow_chain *c, struct cow_chain *base, const char *path,
 				bool force, struct cow_err *err);

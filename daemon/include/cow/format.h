@@ -272,7 +272,10 @@ struct cow_format {
 	int (*check)(struct cow_image *img, struct cow_report *rep, uint32_t flags, struct cow_err *err);
 	/* Forget all data of this layer (it has been committed below). Crash-safe. */
 	int (*make_empty)(struct cow_image *img, struct cow_err *err);
-	/* Record another base or identity. @committing: the base is about to change on purpose. */
+	/*
+	 * Record another base or identity; one without a path: the image has none from now on.
+	 * @committing: the base is about to change on purpose.
+	 */
 	int (*rebase)(struct cow_image *img, const struct cow_backing *backing,
 		      const struct cow_identity *identity, bool committing, struct cow_err *err);
 	/* Facts for "info", beyond the members of cow_image. */
