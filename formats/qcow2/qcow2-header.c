@@ -10,6 +10,7 @@
 
 #define NAMED_FEATURES 8u	/* unknown features that a message names */
 #define SECTOR 512u		/* a power cut leaves one as it was, or as it was to be */
+#define FORMAT_ROOM 8u		/* for the name of a format: all that there are fit in */
 
 struct header {
 	struct cow_image *img;
@@ -292,6 +293,8 @@ static int walk_extensions(struct header *h, struct cow_err *err)
 		}
 		if (type == QCOW2_EXT_BACKING_FMT)
 			h->q->format_off = at;
+		if (type == QCOW2_EXT_FREE && len == FORMAT_ROOM)
+			h->q->format_room_at = at;
 		if ((type == QCOW2_EXT_BITMAPS || type == QCOW2_EXT_FREE) && len == QCOW2_EXT_BITMAPS_BYTES)
 			h->q->bitmaps_at = at;
 		at += 8;
@@ -411,82 +414,7 @@ int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t 
 	return cow_img_pwrite(img, 0, p, sizeof(p), q->session_off);
 }
 
-/* ---- another base ---- */
-
-/* A place for a name of @len bytes that does not touch the old one; 0: none. */
-static uint64_t place_for_name(const struct qcow2 *q, size_t len)
-{
-	uint64_t old_end = q->backing_off + strlen(q->backing.path);
-
-	if (q->backing_off == 0 || q->ext_end + len <= q->backing_off)
-		return q->ext_end + len <= q->cluster ? q->ext_end : 0;
-	return old_end + len <= q->cluster ? old_end : 0;
-}
-
-/* The format's name goes where the old one is, if it can: in the first sector. */
-static bool put_format(const struct qcow2 *q, uint8_t *sector, const char *format)
-{
-	size_t len = strlen(format), room = cow_round_up(strlen(q->backing.format), 8);
-
-	if (!strcmp(format, q->backing.format))
-		return true;
-	if (q->format_off == 0 || len > room || q->format_off + 8 + room > 512)
-		return false;
-	cow_put_be32(sector + q->format_off + 4, (uint32_t)len);
-	memset(sector + q->format_off + 8, 0, room);
-	memcpy(sector + q->format_off + 8, format, len);
-	/* A shorter name that needs fewer bytes would move what follows. */
-	return cow_round_up(len, 8) == room;
-}
-
-/* Its name and format stay where they are, and mean nothing. */
-int qcow2_header_no_base(struct cow_image *img, struct cow_err *err)
-{
-	struct qcow2 *q = img->priv;
-	uint8_t none[QCOW2_H_BACKING_LEN + 4 - QCOW2_H_BACKING_OFF] = { 0 };
-	int rc = cow_img_pwrite(img, 0, none, sizeof(none), QCOW2_H_BACKING_OFF);
-
-	if (rc == 0)
-		rc = cow_img_sync(img, 0);
-	if (rc)
-		return cow_err_sys(err, rc, "%s: cannot record that it has no base", img->path);
-	q->backing.path[0] = '\0';
-	q->backing_off = 0;
-	return 0;
-}
-
-int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing, struct cow_err *err)
-{
-	struct qcow2 *q = img->priv;
-	size_t len = strlen(backing->path);
-	uint64_t at = place_for_name(q, len);
-	uint8_t sector[512];
-	int rc = cow_img_pread(img, 0, sector, sizeof(sector), 0);
-
-	if (rc)
-		return cow_err_sys(err, rc, "%s", img->path);
-	if (at == 0 || len > QCOW2_BACKING_MAX || !put_format(q, sector, backing->format))
-		return cow_err_set(err, -ENOSPC, "%s: its header has no room for the name of this base",
-				   img->path);
-	rc = cow_img_pwrite(img, 0, backing->path, len, at);
-	if (rc == 0)
-		rc = cow_img_sync(img, 0);
-	if (at < sizeof(sector))
-		memcpy(sector + at, backing->path, cow_min(len, sizeof(sector) - at));
-	cow_put_be64(sector + QCOW2_H_BACKING_OFF, at);
-	cow_put_be32(sector + QCOW2_H_BACKING_LEN, (uint32_t)len);
-	if (rc == 0)
-		rc = cow_img_pwrite(img, 0, sector, sizeof(sector), 0);
-	if (rc == 0)
-		rc = cow_img_sync(img, 0);
-	if (rc)
-		return cow_err_sys(err, rc, "%s: cannot record the base", img->path);
-	q->backing = *backing;
-	q->backing_off = at;
-	return 0;
-}
-
-/* ---- bitmaps ---- */
+/* ---- room for extensions ---- */
 
 static int write_sync(struct cow_image *img, const void *p, size_t len, uint64_t off)
 {
@@ -517,31 +445,167 @@ static int move_name(struct cow_image *img, uint64_t bytes)
 	return rc;
 }
 
-/* What is behind the mark of the end is written before the mark becomes an extension. */
-int qcow2_header_bitmaps_room(struct cow_image *img)
+/*
+ * Adds an extension of @len bytes, at most QCOW2_EXT_BITMAPS_BYTES, that means nothing yet. What is
+ * behind the mark of the end is written before the mark becomes an extension. -ENOSPC: no room.
+ */
+static int add_free(struct cow_image *img, const void *data, uint32_t len, uint64_t *ret_at)
 {
 	struct qcow2 *q = img->priv;
-	uint8_t none[QCOW2_EXT_BITMAPS_BYTES + 8] = { 0 }, head[8];
+	uint8_t body[QCOW2_EXT_BITMAPS_BYTES + 8] = { 0 }, head[8];
+	size_t bytes = cow_round_up(len, 8) + 8;	/* and the new mark */
 	uint64_t at = q->end_at;
 	int rc;
 
-	if (q->bitmaps_at)
-		return 0;
-	if (at == 0 || q->ext_end + sizeof(none) > q->cluster)
+	if (at == 0 || bytes > sizeof(body) || q->ext_end + bytes > q->cluster)
 		return -ENOSPC;
-	rc = move_name(img, sizeof(none));
+	memcpy(body, data, len);
+	rc = move_name(img, bytes);
 	if (rc == 0)
-		rc = write_sync(img, none, sizeof(none), at + sizeof(head));
+		rc = write_sync(img, body, bytes, at + sizeof(head));
 	cow_put_be32(head, QCOW2_EXT_FREE);
-	cow_put_be32(head + 4, QCOW2_EXT_BITMAPS_BYTES);
+	cow_put_be32(head + 4, len);
 	if (rc == 0)
 		rc = write_sync(img, head, sizeof(head), at);
 	if (rc)
 		return rc;
-	q->bitmaps_at = at;
-	q->end_at += sizeof(none);
-	q->ext_end += sizeof(none);
+	*ret_at = at;
+	q->end_at += bytes;
+	q->ext_end += bytes;
 	return 0;
+}
+
+/* ---- another base ---- */
+
+/* A place for a name of @len bytes that does not touch the old one; 0: none. */
+static uint64_t place_for_name(const struct qcow2 *q, size_t len)
+{
+	uint64_t old_end = q->backing_off + strlen(q->backing.path);
+
+	if (q->backing_off == 0 || q->ext_end + len <= q->backing_off)
+		return q->ext_end + len <= q->cluster ? q->ext_end : 0;
+	return old_end + len <= q->cluster ? old_end : 0;
+}
+
+/* Where the name of the format will be: in the extension that has it, if it fits in there. */
+static int place_for_format(struct cow_image *img, const char *format, uint64_t *ret_at)
+{
+	struct qcow2 *q = img->priv;
+	uint32_t len = (uint32_t)strlen(format);
+	char padded[FORMAT_ROOM] = "";
+
+	*ret_at = q->format_off;
+	if (q->format_off && cow_round_up(len, 8) == cow_round_up(strlen(q->backing.format), 8))
+		return 0;
+	*ret_at = q->format_room_at;
+	if (q->format_room_at && len <= FORMAT_ROOM) {
+		memcpy(padded, format, len);
+		return cow_img_pwrite(img, 0, padded, sizeof(padded), q->format_room_at + 8);
+	}
+	return add_free(img, format, len, ret_at);
+}
+
+/* In the first sector, together with the place of the base's name, or not at all. */
+static bool put_format(const struct qcow2 *q, uint8_t *sector, const char *format, uint64_t at)
+{
+	size_t len = strlen(format), room = cow_round_up(len, 8);
+
+	if (at == q->format_off && !strcmp(format, q->backing.format))
+		return true;
+	if (at != q->format_off) {	/* the name stands there, and becomes one */
+		if (at + 8 > SECTOR || q->format_off + 4 > SECTOR)
+			return false;
+		if (q->format_off)
+			cow_put_be32(sector + q->format_off, QCOW2_EXT_FREE);
+		cow_put_be32(sector + at, QCOW2_EXT_BACKING_FMT);
+		cow_put_be32(sector + at + 4, (uint32_t)len);
+		return true;
+	}
+	if (at + 8 + room > SECTOR)
+		return false;
+	cow_put_be32(sector + at + 4, (uint32_t)len);
+	memset(sector + at + 8, 0, room);
+	memcpy(sector + at + 8, format, len);
+	return true;
+}
+
+static int record_base(struct cow_image *img, const struct cow_backing *backing)
+{
+	struct qcow2 *q = img->priv;
+	size_t len = strlen(backing->path);
+	uint8_t sector[SECTOR];
+	uint64_t at, format_at;
+	int rc = len > QCOW2_BACKING_MAX ? -ENOSPC : place_for_format(img, backing->format, &format_at);
+
+	if (rc == 0)
+		rc = cow_img_pread(img, 0, sector, sizeof(sector), 0);
+	at = place_for_name(q, len);
+	if (rc == 0 && (at == 0 || !put_format(q, sector, backing->format, format_at)))
+		rc = -ENOSPC;
+	if (rc == 0)
+		rc = write_sync(img, backing->path, len, at);
+	if (rc)
+		return rc;
+	if (at < sizeof(sector))
+		memcpy(sector + at, backing->path, cow_min(len, sizeof(sector) - at));
+	cow_put_be64(sector + QCOW2_H_BACKING_OFF, at);
+	cow_put_be32(sector + QCOW2_H_BACKING_LEN, (uint32_t)len);
+	rc = write_sync(img, sector, sizeof(sector), 0);
+	if (rc)
+		return rc;
+	q->backing = *backing;
+	q->backing_off = at;
+	if (q->format_room_at == format_at)
+		q->format_room_at = 0;
+	q->format_off = format_at;
+	return 0;
+}
+
+int qcow2_header_rebase(struct cow_image *img, const struct cow_backing *backing, struct cow_err *err)
+{
+	int rc = record_base(img, backing);
+
+	if (rc == -ENOSPC)
+		return cow_err_set(err, rc, "%s: its header has no room for the name of this base", img->path);
+	return rc ? cow_err_sys(err, rc, "%s: cannot record the base", img->path) : 0;
+}
+
+/* Its name and format stay where they are, and mean nothing. */
+int qcow2_header_no_base(struct cow_image *img, struct cow_err *err)
+{
+	struct qcow2 *q = img->priv;
+	uint8_t sector[SECTOR];
+	int rc = cow_img_pread(img, 0, sector, sizeof(sector), 0);
+
+	memset(sector + QCOW2_H_BACKING_OFF, 0, 8);
+	memset(sector + QCOW2_H_BACKING_LEN, 0, 4);
+	if (rc == 0 && q->end_at == 0) {	/* where the name began was the end of the extensions */
+		if (q->ext_end + 8 > sizeof(sector))
+			return cow_err_set(err, -ENOSPC, "%s: its header has no room for a mark behind its "
+					   "extensions", img->path);
+		memset(sector + q->ext_end, 0, 8);
+	}
+	if (rc == 0)
+		rc = write_sync(img, sector, sizeof(sector), 0);
+	if (rc)
+		return cow_err_sys(err, rc, "%s: cannot record that it has no base", img->path);
+	if (q->end_at == 0) {
+		q->end_at = q->ext_end;
+		q->ext_end += 8;
+	}
+	q->backing.path[0] = '\0';
+	q->backing_off = 0;
+	return 0;
+}
+
+/* ---- bitmaps ---- */
+
+int qcow2_header_bitmaps_room(struct cow_image *img)
+{
+	static const uint8_t none[QCOW2_EXT_BITMAPS_BYTES];
+	struct qcow2 *q = img->priv;
+
+	return q->bitmaps_at ? 0 : add_free(img, none, sizeof(none), &q->bitmaps_at);
 }
 
 static int set_autoclear(struct cow_image *img, uint64_t bits)
@@ -639,6 +703,8 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 	if (format)
 		at = put_extension(p, at, q->cluster, QCOW2_EXT_BACKING_FMT, q->backing.format,
 				   (uint32_t)format);
+	else if (q->version >= 3)	/* for a base that it gets later */
+		at = put_extension(p, at, q->cluster, QCOW2_EXT_FREE, names, FORMAT_ROOM);
 	cow_put_be64(luks, q->luks_off);
 	cow_put_be64(luks + 8, q->luks_bytes);
 	if (q->crypt == QCOW2_CRYPT_LUKS)

@@ -67,6 +67,7 @@ struct qcow2 {
 	struct cow_backing backing;
 	uint64_t backing_off;		/* of the name of the base; 0: none */
 	uint64_t format_off;		/* of the extension with its format; 0: none */
+	uint64_t format_room_at;	/* of one that means nothing, where that would fit in; 0: none */
 	uint64_t ext_end;		/* behind the last extension */
 	uint64_t session_off;		/* of the session's number; 0: the image has no place for it */
 	uint64_t session;		/* the number found there */

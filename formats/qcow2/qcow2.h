@@ -63,7 +63,7 @@
 #define QCOW2_EXT_DATA_FILE	0x44415441u	/* its name */
 #define QCOW2_EXT_LUKS		0x0537be77u	/* place and length of a LUKS header */
 #define QCOW2_EXT_SESSION	0x636f7764u	/* "cowd": 8 bytes; put there by create */
-#define QCOW2_EXT_FREE		0x636f7766u	/* "cowf": the place of a bitmaps extension without bitmaps */
+#define QCOW2_EXT_FREE		0x636f7766u	/* "cowf": means nothing, and is the place of one to come */
 #define QCOW2_EXT_BITMAPS_BYTES	24u
 #define QCOW2_FEATURE_BYTES	48u		/* type, bit, name[46] */
 

@@ -88,6 +88,39 @@ done <<-END
 	qcow
 END
 
+subtest a base whose format was not recorded
+# As images of QEMU's older versions: with and without room between the extensions and the name.
+for options in '' compat=0.10; do
+	rm -f over.img
+	qemu-img create -q -f qcow2 ${options:+-o $options} -b old.raw -F raw over.img 4M
+	python3 - <<-END
+		head = open('over.img', 'rb').read(1024)
+		at = head.index(bytes.fromhex('e2792aca'))
+		head = bytearray(head[:at] + head[at + 16:] + bytes(16))
+		head[8:16] = (int.from_bytes(head[8:16], 'big') - 16).to_bytes(8, 'big')
+		open('over.img', 'r+b').write(head)
+	END
+	qemu-io -f qcow2 -c 'write -P 7 655360 131072' over.img >/dev/null 2>&1
+	expect_fail 'cowimg read -f qcow2 over.img -' 'over.img'
+	cowimg rebase -q -u -f qcow2 -b old.raw -F raw over.img
+	cowimg read -q -f qcow2 over.img - >want.raw
+	same qcow2 old.raw
+	[ "$(qemu-img info --output=json over.img | jq -r '."backing-filename-format"')" = raw ] || fail 'QEMU sees no format'
+	cowimg rebase -q -f qcow2 -b new.raw -F raw over.img
+	same qcow2 new.raw
+done
+
+subtest a first base
+for options in '' compat=0.10 cluster_size=4K; do
+	cowimg create -q --overwrite -f qcow2 ${options:+-o $options} over.img 4M
+	cowimg write -q -f qcow2 -s 710000 -l 100000 --pattern 7 over.img
+	cowimg rebase -q -u -f qcow2 -b old.raw -F raw over.img
+	cowimg read -q -f qcow2 over.img - >want.raw
+	cmp -n 655360 want.raw old.raw || fail "$options: the base does not show"
+	same qcow2 old.raw
+done
+expect_fail 'cowimg rebase -f qcow2 -b old.raw -F raw over.img --base-options snapshot=x' 'there is no option "snapshot"'
+
 subtest snapshots are spared
 over qcow2 ''
 cowimg snapshot -q -f qcow2 -c kept over.img

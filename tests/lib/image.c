@@ -18,14 +18,14 @@
 
 static const struct image_shape *shape_now;	/* of the last image_init() */
 
-int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_chain **ret,
-		   struct cow_err *err)
+static int try_open(struct rig *r, const char *name, uint32_t flags, bool without_base, struct cow_chain **ret,
+		    struct cow_err *err)
 {
 	const char *const backing[] = { RIG_BASE, NULL };
 	struct cow_args *args = shape_now->open_options ? cow_args_new() : NULL;
 	struct cow_chain_cfg cfg = {
 		.format = image_kind.format, .path = name, .flags = flags, .args = args,
-		.backing = r->cfg.base_size ? backing : NULL,
+		.backing = r->cfg.base_size && !without_base ? backing : NULL, .no_backing = without_base,
 		.cache_bytes = r->cfg.cache_bytes, .io = &cow_io_sim_ops, .io_arg = r->sim,
 	};
 	int rc;
@@ -35,6 +35,12 @@ int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_c
 	rc = cow_chain_open(&cfg, ret, err);
 	cow_args_free(args);
 	return rc;
+}
+
+int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_chain **ret,
+		   struct cow_err *err)
+{
+	return try_open(r, name, flags, false, ret, err);
 }
 
 void image_open(struct rig *r)
@@ -381,6 +387,71 @@ void image_growth_hides_base(void)
 
 		if (s->base_size > s->size && s->cap > s->base_size)
 			cut_growth(s);
+	}
+}
+
+/* ---- another base is recorded, or none ---- */
+
+static bool names(const struct cow_backing *b, const struct cow_backing *want)
+{
+	return !strcmp(b->path, want->path) && (!*b->path || !strcmp(b->format, want->format));
+}
+
+/* Whatever a cut leaves can be opened, and names the one or the other. */
+static void cut_rebase(const struct image_shape *s, const struct cow_backing *other)
+{
+	struct cow_err err = { 0 };
+	struct cow_backing old;
+	struct cow_image *img;
+	unsigned named = 0;
+	struct rig r;
+	size_t n;
+
+	image_init(&r, s, test_rand());
+	image_open(&r);
+	image_work(&r, 30);
+	CHECK_EQ(cow_chain_flush(r.c), 0);
+	img = cow_chain_image(r.c, 0);
+	old = img->backing;
+	cow_sim_log_start(r.sim, RIG_OVER);
+	if (img->fmt->rebase(img, other, NULL, false, &err))
+		FAIL("%s: rebase to '%s': %s", s->name, other->path, err.msg);
+	if (*other->path)
+		image_work(&r, 5);
+	CHECK_EQ(model_verify(r.m, r.c, MODEL_NOW, true, &err), 0);
+	image_close(&r);
+	n = cow_sim_log_len(r.sim, RIG_OVER);
+	for (size_t pos = 0; pos <= n; pos++) {
+		CHECK_EQ(cow_sim_crash(r.sim, RIG_OVER, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX), r.sim,
+				       IMAGE_CRASH), 0);
+		if (try_open(&r, IMAGE_CRASH, 0, true, &r.c, &err))
+			FAIL("%s: rebase to '%s' cut at %zu: %s", s->name, other->path, pos, err.msg);
+		img = cow_chain_image(r.c, 0);
+		if (names(&img->backing, other))
+			named++;
+		else
+			CHECK(names(&img->backing, &old));
+		image_close(&r);
+	}
+	CHECK(named > 0 && named <= n);
+	rig_free(&r);
+}
+
+void image_interrupted_rebase(void)
+{
+	static const struct cow_backing others[] = {
+		{ "a longer name", "raw" }, { "b", "letters" }, { "", "" },
+	};
+
+	for (size_t i = 0; i < image_kind.n; i++) {
+		const struct image_shape *s = &image_kind.shapes[i];
+
+		for (size_t k = 0; k < COW_ARRAY_SIZE(others) && s->base_size && !s->cap; k++) {
+			if (s->open_options && strstr(s->open_options, "backing_format=raw") &&
+			    strcmp(others[k].format, "raw"))
+				continue;
+			cut_rebase(s, &others[k]);
+		}
 	}
 }
 

@@ -58,6 +58,7 @@ void image_power_cuts(void);
 void image_no_leaks_after_close(unsigned sessions, unsigned ops);
 void image_failing_disk(void);
 void image_interrupted_emptying(void);	/* over those with a base, that do not grow */
+void image_interrupted_rebase(void);	/* over the same */
 void image_growth_hides_base(void);	/* over those with a longer base, that grow */
 void image_many_at_once(void);
 void image_restartable_map(void);
@@ -141,6 +142,10 @@ void image_encoded_read_at_once(void);
 	TEST(interrupted_emptying)				\
 	{							\
 		image_interrupted_emptying();			\
+	}							\
+	TEST(interrupted_rebase)				\
+	{							\
+		image_interrupted_rebase();			\
 	}							\
 	TEST(growth_hides_the_base)				\
 	{							\

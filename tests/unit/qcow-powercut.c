@@ -168,51 +168,6 @@ TEST(checks_within_a_session)
 	}
 }
 
-/* Another base is recorded, or none: whatever a cut leaves can be opened, and names the one or the other. */
-static void interrupt_rebase(const struct image_shape *shape, const struct cow_backing *other)
-{
-	struct cow_err err = { 0 };
-	unsigned named = 0;
-	struct rig r;
-	size_t n;
-
-	image_init(&r, shape, test_rand());
-	image_open(&r);
-	image_work(&r, 30);
-	CHECK_EQ(cow_chain_flush(r.c), 0);
-	cow_sim_log_start(r.sim, RIG_OVER);
-	CHECK_EQ(cow_chain_image(r.c, 0)->fmt->rebase(cow_chain_image(r.c, 0), other, NULL, false, &err), 0);
-	if (*other->path)
-		image_work(&r, 5);
-	CHECK_EQ(model_verify(r.m, r.c, MODEL_NOW, true, &err), 0);
-	image_close(&r);
-	n = cow_sim_log_len(r.sim, RIG_OVER);
-	for (size_t pos = 0; pos <= n; pos++) {
-		CHECK_EQ(cow_sim_crash(r.sim, RIG_OVER, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX), r.sim,
-				       IMAGE_CRASH), 0);
-		if (!image_try_open(&r, IMAGE_CRASH, 0, &r.c, &err)) {
-			named += !strcmp(cow_chain_image(r.c, 0)->backing.path, other->path);
-			image_close(&r);
-		} else if (!*other->path && strstr(err.msg, "has no base, --backing")) {
-			named++;	/* the base it is opened with is one too many */
-		} else {
-			FAIL("rebase cut at %zu: %s", pos, err.msg);
-		}
-	}
-	CHECK(named > 0 && named <= n);
-	rig_free(&r);
-}
-
-TEST(interrupted_rebase)
-{
-	static const struct cow_backing others[] = { { "a longer name", "raw" }, { "", "" } };
-	static const unsigned which[] = { 1, 5 };
-
-	for (size_t i = 0; i < COW_ARRAY_SIZE(which); i++)
-		for (size_t k = 0; k < COW_ARRAY_SIZE(others); k++)
-			interrupt_rebase(&shapes[which[i]], &others[k]);
-}
-
 /* Zeroes over a base are entries that share one compressed cluster: they take no space. */
 TEST(zeroes_over_a_base)
 {
