@@ -20,6 +20,7 @@ static struct test_case *first, **last = &first;
 static const struct test_case *current;
 static jmp_buf leave;
 static uint64_t rng;
+uint64_t test_images;
 static pid_t runner;	/* the process that runs the cases, not one that a case forked */
 
 void test_register(struct test_case *t)
@@ -125,6 +126,8 @@ int test_run(int argc, char **argv)
 			failed++;
 		}
 	}
+	if (test_images)
+		printf("IMAGES: %" PRIu64 "\n", test_images);
 	printf("COUNT: %u %u %u\n", passed, failed, skipped);
 	if (!passed && !failed && !skipped) {
 		fprintf(stderr, "no such case\n");

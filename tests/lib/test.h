@@ -69,6 +69,8 @@ static inline void test_check_str(const char *a, const char *b, const char *as, 
 uint64_t test_rand(void);
 uint64_t test_rand_below(uint64_t n);	/* 0 .. n-1, n > 0 */
 uint64_t test_seed(void);
+/* States of a disk that a power cut could have left, and that were judged: told as "IMAGES: n". */
+extern uint64_t test_images;
 /* The scratch folder of this run ($TMP, else /tmp). */
 const char *test_tmp(void);
 
