@@ -27,17 +27,18 @@ struct op {
 	size_t begin, end;
 	uint32_t flags;
 	bool ok, done, resize;
-	uint64_t size;		/* of the disk behind it */
+	uint64_t from, size;	/* of the disk before a resize, and behind any operation */
 };
 
 struct model {
 	uint64_t size, first_size, cap;
-	uint64_t low;		/* the base was visible up to here all the time */
+	uint64_t below;		/* size of the base */
 	uint32_t granule;
 	uint8_t *bytes;
 	struct sector *sectors;
 	struct op *ops;
 	uint32_t nops, cap_ops;
+	uint32_t settled;	/* operations before this one came before the log */
 };
 
 static void *need(void *p)
@@ -51,7 +52,8 @@ struct model *model_new(uint64_t size, uint64_t cap, uint32_t granule)
 	struct model *m = need(calloc(1, sizeof(*m)));
 
 	cap = cow_round_up(cow_max(size, cap), MODEL_SECTOR);
-	m->size = m->first_size = m->low = size;
+	m->size = m->first_size = size;
+	m->below = UINT64_MAX;
 	m->cap = cap;
 	m->granule = granule;
 	m->bytes = need(calloc(1, cap));
@@ -81,9 +83,23 @@ uint64_t model_size(const struct model *m)
 	return m->size;
 }
 
+uint64_t model_least(const struct model *m)
+{
+	uint64_t least = m->first_size;
+
+	for (uint32_t i = 0; i < m->nops; i++)
+		least = cow_min(least, m->ops[i].size);
+	return least;
+}
+
 void model_below(struct model *m, uint64_t size)
 {
-	m->low = cow_min(m->low, size);
+	m->below = size;
+}
+
+void model_settle(struct model *m)
+{
+	m->settled = m->nops;
 }
 
 static uint64_t hash_sector(const struct model *m, uint64_t i)
@@ -162,14 +178,14 @@ void model_discard(struct model *m, uint64_t off, uint64_t len)
 
 void model_resize(struct model *m, uint64_t size)
 {
+	struct op *o = &m->ops[m->nops - 1];
+
 	cow_assert(size <= m->cap);
-	/* The granule at the old end or the new may be claimed, for what shows when the disk grows. */
-	m->low = cow_min(m->low, cow_round_down(cow_min(size, m->size), m->granule));
 	if (size < m->size)
 		model_zero(m, size, m->size - size);
-	m->size = size;
-	m->ops[m->nops - 1].size = size;
-	m->ops[m->nops - 1].resize = true;
+	o->from = m->size;
+	o->size = m->size = size;
+	o->resize = true;
 }
 
 /* ---- what a crash may show ---- */
@@ -188,11 +204,17 @@ static uint32_t durable_before(const struct model *m, size_t pos)
 	return 0;
 }
 
+/* Had it begun? */
+static bool op_begun(const struct model *m, uint32_t op, size_t pos)
+{
+	return op == INITIAL || op < m->settled || m->ops[op].begin < pos;
+}
+
 static bool op_durable(const struct model *m, uint32_t op, uint32_t before, size_t pos)
 {
 	const struct op *o;
 
-	if (op == INITIAL)
+	if (op == INITIAL || op < m->settled)
 		return true;
 	o = &m->ops[op];
 	if (!o->done || !o->ok)
@@ -209,7 +231,7 @@ static bool sector_ok(const struct model *m, uint64_t i, uint32_t before, size_t
 	for (uint32_t k = s->n; k > 0; k--) {
 		const struct version *v = &s->v[k - 1];
 
-		if (v->op != INITIAL && m->ops[v->op].begin >= pos)
+		if (!op_begun(m, v->op, pos))
 			continue;
 		if (v->hash == hash)
 			return true;
@@ -242,11 +264,11 @@ static bool size_ok(const struct model *m, size_t pos, uint64_t size)
 	for (uint32_t k = m->nops; k > 0; k--) {
 		const struct op *o = &m->ops[k - 1];
 
-		if (!o->resize || o->begin >= pos)
+		if (!o->resize || !op_begun(m, k - 1, pos))
 			continue;
 		if (o->size == size)
 			return true;
-		if (o->done && o->ok && o->end <= pos)
+		if (k <= m->settled || (o->done && o->ok && o->end <= pos))
 			return false;
 	}
 	return size == m->first_size;
@@ -300,11 +322,32 @@ static int verify_unclaimed(struct cow_chain *c, uint64_t off, uint64_t end, str
 	return 0;
 }
 
+/*
+ * Up to where the base has shown all the time before @pos: there the top layer claims only what
+ * was changed. Growing hides what a longer base has behind the old end; for that, a format that does
+ * not record how far the base shows claims the granule that the end is in.
+ */
+static uint64_t shown_to(const struct model *m, struct cow_chain *c, size_t pos)
+{
+	bool records = !cow_chain_image(c, 0)->fmt->grown;
+	uint64_t below = m->below, low = cow_min(m->first_size, below);
+
+	for (uint32_t i = 0; i < m->nops; i++) {
+		const struct op *o = &m->ops[i];
+
+		if (!o->resize || o->size <= o->from || o->from >= below || !op_begun(m, i, pos))
+			continue;
+		below = o->from;
+		low = cow_min(low, records ? below : cow_round_down(below, m->granule));
+	}
+	return low;
+}
+
 int model_verify(struct model *m, struct cow_chain *c, size_t pos, bool full, struct cow_err *why)
 {
 	uint32_t before = durable_before(m, pos), per = m->granule / MODEL_SECTOR;
 	uint64_t size = cow_chain_size(c), sectors = cow_div_up(size, MODEL_SECTOR);
-	uint64_t i = 0;
+	uint64_t low = shown_to(m, c, pos), i = 0;
 
 	if (!size_ok(m, pos, size))
 		return cow_err_set(why, -EIO, "the size is %llu", (unsigned long long)size);
@@ -332,7 +375,7 @@ int model_verify(struct model *m, struct cow_chain *c, size_t pos, bool full, st
 		}
 		if (!touched && cow_chain_depth(c) > 1) {
 			r = verify_unclaimed(c, i * MODEL_SECTOR,
-					     cow_min((i + n) * MODEL_SECTOR, m->low), why);
+					     cow_min((i + n) * MODEL_SECTOR, low), why);
 			if (r)
 				return r;
 		}

@@ -26,6 +26,10 @@ void model_below(struct model *m, uint64_t size);
 /* The bytes expected now: [0, model_size()). Before the first operation it may be written to. */
 uint8_t *model_bytes(struct model *m);
 uint64_t model_size(const struct model *m);
+uint64_t model_least(const struct model *m);	/* the smallest size that it had, or was to get */
+
+/* What was done so far came before the log: no cut undoes it. */
+void model_settle(struct model *m);
 
 /* Flags of an operation */
 #define MODEL_FLUSH	(1u << 0)	/* makes everything acknowledged before it durable */
