@@ -904,6 +904,16 @@ void cow_sim_remove(struct cow_sim *s, const char *name)
 	disk_free(d);
 }
 
+void cow_sim_rename(struct cow_sim *s, const char *name, const char *to)
+{
+	struct sim_disk *d = sim_need(s, name);
+
+	cow_sim_remove(s, to);
+	free(d->name);
+	d->name = strdup(to);
+	cow_assert(d->name);
+}
+
 int cow_sim_read(struct cow_sim *s, const char *name, void *buf, size_t len, uint64_t off)
 {
 	state_read(&sim_need(s, name)->st, off, buf, len);

@@ -28,6 +28,8 @@ COW_EXPORT void cow_sim_write_other(struct cow_sim *s, const char *name, const v
 				    size_t len, uint64_t off);
 COW_EXPORT uint64_t cow_sim_size(struct cow_sim *s, const char *name);
 COW_EXPORT void cow_sim_remove(struct cow_sim *s, const char *name);	/* unknown: no-op */
+/* It keeps its log; who has it open has it still. Replaces a file that is there already. */
+COW_EXPORT void cow_sim_rename(struct cow_sim *s, const char *name, const char *to);
 COW_EXPORT unsigned cow_sim_open_files(struct cow_sim *s);	/* 0 when nothing leaked */
 
 /* Queue operations and complete them in random order in poll(), instead of at once. */

@@ -16,5 +16,5 @@ const struct image_kind image_kind = { .format = "dscow", .shapes = shapes, .n =
 
 TEST(up_to_three_operations)
 {
-	image_histories(3);
+	image_histories(3, 3);
 }

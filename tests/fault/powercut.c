@@ -29,7 +29,7 @@ static void judge(struct rig *r, size_t pos, enum cow_sim_crash how, uint64_t se
 	struct cow_err why = { 0 };
 	int rc;
 
-	CHECK_EQ(cow_sim_crash(r->sim, RIG_OVER, pos, how, seed, r->sim, CRASH), 0);
+	rig_crash(r, pos, how, seed, CRASH);
 	rc = rig_judge(r, CRASH, pos, n % FULL_READ_EVERY == 0, &why);
 	if (rc)
 		FAIL("cut at %zu of %zu (%s, image seed %llu, workload seed %llu): %s", pos,
@@ -183,7 +183,7 @@ static void next_life(struct rig *r, size_t pos)
 	uint8_t *bytes;
 	int rc;
 
-	CHECK_EQ(cow_sim_crash(r->sim, RIG_OVER, pos, COW_SIM_RANDOM, seed, r->sim, CRASH), 0);
+	rig_crash(r, pos, COW_SIM_RANDOM, seed, CRASH);
 	rc = rig_judge(r, CRASH, pos, true, &why);
 	if (rc)
 		FAIL("%s", cow_err_text(&why, rc));
@@ -265,8 +265,7 @@ static void judge_pair(struct rig *r, uint64_t seq, enum cow_sim_crash over,
 	struct cow_err why = { 0 };
 	int rc;
 
-	CHECK_EQ(cow_sim_crash(r->sim, RIG_OVER, log_before(r, RIG_OVER, seq), over, seed, r->sim,
-			       CRASH), 0);
+	rig_crash(r, log_before(r, RIG_OVER, seq), over, seed, CRASH);
 	CHECK_EQ(cow_sim_crash(r->sim, RIG_BASE, log_before(r, RIG_BASE, seq), base, seed + 1,
 			       r->sim, CRASH_BASE), 0);
 	r->base = CRASH_BASE;

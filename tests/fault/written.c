@@ -345,7 +345,7 @@ static void judge(size_t pos, enum cow_sim_crash how, uint64_t seed)
 	struct cow_err err = { 0 };
 	struct cow_chain *c;
 
-	CHECK_EQ(cow_sim_crash(mix.r.sim, RIG_OVER, pos, how, seed, mix.r.sim, CRASH), 0);
+	rig_crash(&mix.r, pos, how, seed, CRASH);
 	c = rig_open(&mix.r, CRASH, 0);
 	CHECK_EQ(cow_chain_check(c, &rep, 0, &err), 0);
 	CHECK_EQ(rep.corruptions, 0);

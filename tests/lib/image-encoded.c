@@ -30,26 +30,40 @@ static int store(struct rig *r, uint64_t virt, uint64_t len)
 	size_t n = 0;
 	int rc = img->fmt->encode(img, plain, stored, &n);
 
-	if (rc == -ENOSPC)
-		return 0;
-	CHECK_EQ(rc, 0);
+	if (rc)
+		return rc == -ENOSPC ? 0 : rc;
 	CHECK(n > 0 && n < cluster);
-	model_begin(r->m, cow_sim_log_len(r->sim, RIG_OVER), 0);
+	model_begin(r->m, rig_now(r), 0);
 	model_write(r->m, virt, len, plain);
 	rc = cow_chain_pwrite_encoded(r->c, stored, n, virt);
-	model_end(r->m, cow_sim_log_len(r->sim, RIG_OVER), rc == 0);
+	model_end(r->m, rig_now(r), rc == 0);
 	r->failures += rc != 0;
 	return rc;
+}
+
+static int put_at(struct rig *r, uint64_t virt)
+{
+	const struct cow_image *img = cow_chain_image(r->c, 0);
+	uint64_t len = cow_min(img->block, img->size - virt);
+
+	make_plain(r, r->buf, len, img->block);
+	return store(r, virt, len);
 }
 
 int image_put_encoded(struct rig *r)
 {
 	const struct cow_image *img = cow_chain_image(r->c, 0);
-	uint64_t cluster = img->block, virt = rig_rand(r, cow_div_up(img->size, cluster)) * cluster;
-	uint64_t len = cow_min(cluster, img->size - virt);
 
-	make_plain(r, r->buf, len, cluster);
-	return store(r, virt, len);
+	return put_at(r, rig_rand(r, cow_div_up(img->size, img->block)) * img->block);
+}
+
+void image_with_encoded(struct rig *r)
+{
+	image_open(r);
+	for (uint64_t virt = 0; virt < model_size(r->m); virt += r->cfg.granule)
+		CHECK_EQ(put_at(r, virt), 0);
+	rig_must(r, &(struct rig_op){ .kind = RIG_FLUSH });
+	image_close(r);
 }
 
 /* Encoded clusters among other changes. Many flushes: each has few reasons for its order. */
@@ -78,7 +92,7 @@ static void power_cuts(const struct image_shape *s)
 	image_open(&r);
 	image_work_encoded(&r, rig_full() ? 600 : 60);
 	image_close(&r);
-	n = cow_sim_log_len(r.sim, RIG_OVER);
+	n = rig_now(&r);
 	for (size_t pos = 0; pos < n; pos++) {
 		/* Just before a sync the most is undecided. */
 		if (!rig_full() && !cow_sim_log_is_sync(r.sim, RIG_OVER, pos))
@@ -132,7 +146,7 @@ void image_encoded_refused(void)
 	CHECK_EQ(cow_chain_pwrite_encoded(r.c, some, 100, 512), -EINVAL);
 	CHECK_EQ(cow_chain_pwrite_encoded(r.c, some, 100, cow_round_up(s->size, s->cluster)), -EINVAL);
 	image_close(&r);
-	CHECK_EQ(cow_sim_log_len(r.sim, RIG_OVER), 0);
+	CHECK_EQ(rig_now(&r), 0);
 	rig_free(&r);
 }
 

@@ -6,7 +6,8 @@
  * image, so this small bound is searched completely instead of a large one at random.
  *
  * Each sequence runs on a fresh image and on one that holds flushed data.
- * FAULT=full makes five images for each raw write, otherwise two.
+ * FAULT=full makes five images for each raw write, otherwise two; the tests choose shorter
+ * sequences then.
  */
 #include <errno.h>
 
@@ -119,7 +120,7 @@ static void play(struct history *h, enum letter l)
 static void cut(struct history *h, const char *name)
 {
 	struct image_shape s = *h->shape;
-	size_t end = cow_sim_log_len(h->r.sim, RIG_OVER);
+	size_t end = rig_now(&h->r);
 	char full[160];
 
 	snprintf(full, sizeof(full), "%s: %s", h->shape->name, name);
@@ -172,8 +173,8 @@ static unsigned alphabet(const struct image_shape *s, enum letter *ret)
 	image_open(&r);
 	img = cow_chain_image(r.c, 0);
 	for (unsigned l = 0; l < LETTERS; l++) {
-		if ((l != OTHERS || img->linear) && (l != ENCODED || img->fmt->encode) &&
-		    (l != SNAPSHOT || img->fmt->snapshot))
+		if ((l != OTHERS || img->linear) && (l != ENCODED || image_encodes(&r)) &&
+		    (l != SNAPSHOT || (img->fmt->snapshot && !img->data_file[0])))
 			ret[n++] = (enum letter)l;
 	}
 	image_close(&r);
@@ -202,9 +203,9 @@ static void all_histories(const struct image_shape *s, unsigned length)
 	       (unsigned long long)seed, size, count, (unsigned long long)images);
 }
 
-void image_histories(unsigned length)
+void image_histories(unsigned first, unsigned others)
 {
-	CHECK(length <= LENGTH);
+	CHECK(first <= LENGTH && others <= LENGTH);
 	for (size_t i = 0; i < image_kind.n; i++)
-		all_histories(&image_kind.shapes[i], length);
+		all_histories(&image_kind.shapes[i], i ? others : first);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Nth failure: one scripted session (open, two hundred requests, resize, commit
- * into the base, close) with an image of the format that image_kind names, in which
+ * into the base if there is one, close) with an image of the format that image_kind names, in which
  * I/O operation k, or allocation k, fails; for every k and every kind of failure.
  * Whatever fails: no crash, no hang, the error goes to whoever asked, nothing else
  * fails because of it, and afterwards the image opens, checks clean, and holds
@@ -16,7 +16,9 @@
 #include "image.h"
 
 #define REQUESTS 200u
+#define ENCODED_EVERY 12u	/* requests; where the image takes encoded clusters */
 #define QUICK_TRIES 60u	/* of a class of failures, in a short run */
+#define QUICK_OTHERS 12u	/* the same for all shapes but the first */
 
 /* What a class of failures does. */
 struct class {
@@ -109,6 +111,10 @@ static void session_requests(struct session *s, unsigned n)
 		uint64_t before = events(s);
 		struct rig_op op;
 
+		if (i % ENCODED_EVERY == 0 && image_encodes(&s->r)) {
+			judge_result(s, "encoded cluster", image_put_encoded(&s->r), before);
+			continue;
+		}
 		rig_random(&s->r, &op, MODEL_SECTOR);
 		if (op.kind == RIG_WRITTEN && !cow_chain_image(s->r.c, 0)->linear)
 			op.kind = RIG_WRITE;
@@ -130,9 +136,9 @@ static void session_commit(struct session *s)
 	struct cow_err err = { 0 };
 	int rc;
 
-	model_begin(s->r.m, cow_sim_log_len(s->r.sim, RIG_OVER), MODEL_FLUSH);
+	model_begin(s->r.m, rig_now(&s->r), MODEL_FLUSH);
 	rc = cow_chain_commit(s->r.c, NULL, NULL, &err);
-	model_end(s->r.m, cow_sim_log_len(s->r.sim, RIG_OVER), rc == 0);
+	model_end(s->r.m, rig_now(&s->r), rc == 0);
 	judge_result(s, "commit", rc, before);
 }
 
@@ -148,7 +154,8 @@ static void session_run(struct session *s)
 	session_requests(s, 20);
 	if (!s->shape->grows_only)
 		session_resize(s, s->r.cfg.size - 8192);
-	session_commit(s);
+	if (image_commits(s->shape))
+		session_commit(s);
 	session_requests(s, 20);
 	before = events(s);
 	rc = cow_chain_close(s->r.c);
@@ -163,7 +170,7 @@ static void session_run(struct session *s)
 /* The failure is over: what is on the disk must be whole, and usable. */
 static void session_judge(struct session *s)
 {
-	size_t pos = s->closed_well ? MODEL_NOW : cow_sim_log_len(s->r.sim, RIG_OVER);
+	size_t pos = s->closed_well ? MODEL_NOW : rig_now(&s->r);
 	struct cow_err why = { 0 };
 	int rc = image_judge(&s->r, RIG_OVER, pos, &why);
 
@@ -194,14 +201,16 @@ static uint64_t run(struct session *s, uint64_t seed, const struct cow_sim_fault
 }
 
 /* Of @total events, in a short run. */
-static uint64_t step(uint64_t total)
+static uint64_t step(const struct image_shape *shape, uint64_t total)
 {
-	return rig_full() ? 1 : cow_max(total / QUICK_TRIES, 1);
+	uint64_t tries = shape == &image_kind.shapes[0] ? QUICK_TRIES : QUICK_OTHERS;
+
+	return rig_full() ? 1 : cow_max(total / tries, 1);
 }
 
-static uint64_t first_nth(uint64_t total)
+static uint64_t first_nth(const struct image_shape *shape, uint64_t total)
 {
-	return 1 + test_rand_below(step(total));
+	return 1 + test_rand_below(step(shape, total));
 }
 
 static void io_class(const struct image_shape *shape, const struct class *c, uint64_t seed)
@@ -210,7 +219,7 @@ static void io_class(const struct image_shape *shape, const struct class *c, uin
 	struct session count = { .shape = shape, .what = c->name };
 	uint64_t total = run(&count, seed, &f), tried = 0, noticed = 0;
 
-	for (uint64_t k = first_nth(total); k <= total; k += step(total)) {
+	for (uint64_t k = first_nth(shape, total); k <= total; k += step(shape, total)) {
 		struct session s = {
 			.shape = shape, .what = c->name, .nth = k, .harmless = c->harmless,
 			.persistent = c->persistent,
@@ -244,7 +253,7 @@ static void allocations(const struct image_shape *shape, bool persistent, uint64
 	struct session count = { .shape = shape, .what = name, .memory = true };
 	uint64_t total = run(&count, seed, NULL), tried = 0;
 
-	for (uint64_t k = first_nth(total); k <= total; k += step(total)) {
+	for (uint64_t k = first_nth(shape, total); k <= total; k += step(shape, total)) {
 		struct session s = {
 			.shape = shape, .what = name, .nth = k, .memory = true, .persistent = persistent,
 		};

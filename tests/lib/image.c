@@ -18,21 +18,37 @@
 
 static const struct image_shape *shape_now;	/* of the last image_init() */
 
-static int try_open(struct rig *r, const char *name, uint32_t flags, bool without_base, struct cow_chain **ret,
-		    struct cow_err *err)
+/*
+ * What an image of this shape is made with, or opened: @options, which may be NULL, and its data file.
+ * These allocations are the test's own and do not fail.
+ */
+static struct cow_args *args_for(const struct image_shape *s, const char *options)
+{
+	bool (*fails)(void) = cow_alloc_should_fail;
+	struct cow_err err = { 0 };
+	struct cow_args *args;
+
+	cow_alloc_should_fail = NULL;
+	args = cow_args_new();
+	CHECK(args && (!options || cow_args_parse(args, options, &err) == 0));
+	if (s->data)
+		CHECK_EQ(cow_args_set(args, "data_file", s->data), 0);
+	cow_alloc_should_fail = fails;
+	return args;
+}
+
+/* Frees @args. */
+static int try_open(struct rig *r, const char *name, uint32_t flags, struct cow_args *args, bool without_base,
+		    struct cow_chain **ret, struct cow_err *err)
 {
 	const char *const backing[] = { RIG_BASE, NULL };
-	struct cow_args *args = shape_now->open_options ? cow_args_new() : NULL;
 	struct cow_chain_cfg cfg = {
 		.format = image_kind.format, .path = name, .flags = flags, .args = args,
 		.backing = r->cfg.base_size && !without_base ? backing : NULL, .no_backing = without_base,
 		.cache_bytes = r->cfg.cache_bytes, .io = &cow_io_sim_ops, .io_arg = r->sim,
 	};
-	int rc;
+	int rc = cow_chain_open(&cfg, ret, err);
 
-	if (shape_now->open_options)
-		CHECK(args && cow_args_parse(args, shape_now->open_options, err) == 0);
-	rc = cow_chain_open(&cfg, ret, err);
 	cow_args_free(args);
 	return rc;
 }
@@ -40,7 +56,17 @@ static int try_open(struct rig *r, const char *name, uint32_t flags, bool withou
 int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_chain **ret,
 		   struct cow_err *err)
 {
-	return try_open(r, name, flags, false, ret, err);
+	return try_open(r, name, flags, args_for(shape_now, shape_now->open_options), false, ret,
+			err);
+}
+
+int image_try_snapshot(struct rig *r, const char *name, const char *snapshot, struct cow_chain **ret,
+		       struct cow_err *err)
+{
+	struct cow_args *args = args_for(shape_now, shape_now->open_options);
+
+	CHECK_EQ(cow_args_set(args, "snapshot", snapshot), 0);
+	return try_open(r, name, 0, args, false, ret, err);
 }
 
 void image_open(struct rig *r)
@@ -73,18 +99,16 @@ static void make_base(struct rig *r, const struct image_shape *s)
 
 static void make_image(struct rig *r, const struct image_shape *s)
 {
-	struct cow_args *args = cow_args_new();
 	struct cow_err err = { 0 };
+	struct cow_args *args = args_for(s, s->options);
 	struct cow_create_cfg cfg = {
 		.format = image_kind.format, .path = RIG_OVER, .size = s->size, .args = args,
 		.backing = s->base_size ? RIG_BASE : NULL, .backing_format = "raw",
 		.exist_ok = s->device, .io = &cow_io_sim_ops, .io_arg = r->sim,
 	};
 
-	CHECK(args);
 	if (s->device)
 		CHECK_EQ(cow_sim_add(r->sim, RIG_OVER, s->device, true), 0);
-	CHECK_EQ(cow_args_parse(args, s->options, &err), 0);
 	if (cow_image_create(&cfg, NULL, &err))
 		FAIL("create: %s", err.msg);
 	cow_args_free(args);
@@ -103,7 +127,7 @@ void image_init(struct rig *r, const struct image_shape *s, uint64_t seed)
 		.cfg = { .seed = seed, .base_size = s->base_size, .size = s->size, .cap = s->cap,
 			 .block = s->block ? s->block : s->cluster, .granule = s->cluster,
 			 .cache_bytes = COW_KIB(512) },
-		.rng = seed, .base = RIG_BASE, .sim = cow_sim_new(seed),
+		.rng = seed, .base = RIG_BASE, .data = s->data, .sim = cow_sim_new(seed),
 		.m = model_new(s->size, s->cap, s->cluster), .buf = malloc(RIG_MAX),
 	};
 	CHECK(r->sim && r->buf);
@@ -111,7 +135,20 @@ void image_init(struct rig *r, const struct image_shape *s, uint64_t seed)
 		make_base(r, s);
 	model_below(r->m, s->base_size);
 	make_image(r, s);
-	cow_sim_log_start(r->sim, RIG_OVER);
+	model_settle(r->m);
+	rig_log_start(r);
+}
+
+bool image_encodes(struct rig *r)
+{
+	const struct cow_image *img = cow_chain_image(r->c, 0);
+
+	return img->fmt->encode && !img->data_file[0] && !img->encrypted;
+}
+
+bool image_commits(const struct image_shape *s)
+{
+	return s->base_size && !s->data;
 }
 
 static void random_op(struct rig *r, struct rig_op *op)
@@ -179,11 +216,19 @@ static int judge_open(struct rig *r, const char *name, uint32_t flags, size_t po
 	return rc ? rc : rc2;
 }
 
+/* Opened with @flags, and then what its shape asks for. */
+static int judge_once(struct rig *r, const char *name, uint32_t flags, size_t pos, struct cow_err *why)
+{
+	int rc = judge_open(r, name, flags, pos, why);
+
+	return rc || !shape_now->judge ? rc : shape_now->judge(r, name, why);
+}
+
 int image_judge(struct rig *r, const char *name, size_t pos, struct cow_err *why)
 {
-	int rc = judge_open(r, name, 0, pos, why);
+	int rc = judge_once(r, name, 0, pos, why);
 
-	return rc ? rc : judge_open(r, name, COW_OPEN_WRITE | COW_OPEN_CHECK, pos, why);
+	return rc ? rc : judge_once(r, name, COW_OPEN_WRITE | COW_OPEN_CHECK, pos, why);
 }
 
 void image_cut(struct rig *r, const struct image_shape *s, size_t pos, enum cow_sim_crash how)
@@ -192,12 +237,13 @@ void image_cut(struct rig *r, const struct image_shape *s, size_t pos, enum cow_
 	struct cow_err why = { 0 };
 	int rc;
 
-	CHECK_EQ(cow_sim_crash(r->sim, RIG_OVER, pos, how, seed, r->sim, IMAGE_CRASH), 0);
+	rig_crash(r, pos, how, seed, IMAGE_CRASH);
 	rc = image_judge(r, IMAGE_CRASH, pos, &why);
+	rig_uncrash(r);
 	if (rc)
 		FAIL("%s: cut at %zu of %zu (%d, image seed %llu, workload seed %llu): %s", s->name, pos,
-		     cow_sim_log_len(r->sim, RIG_OVER), (int)how, (unsigned long long)seed,
-		     (unsigned long long)r->cfg.seed, cow_err_text(&why, rc));
+		     rig_now(r), (int)how, (unsigned long long)seed, (unsigned long long)r->cfg.seed,
+		     cow_err_text(&why, rc));
 }
 
 static void power_cuts(const struct image_shape *s)
@@ -212,10 +258,9 @@ static void power_cuts(const struct image_shape *s)
 		rig_must(&r, &(struct rig_op){ .kind = RIG_WRITE, .off = off, .len = RIG_MAX });
 	work(&r, ops);
 	image_close(&r);
-	n = cow_sim_log_len(r.sim, RIG_OVER);
+	n = rig_now(&r);
 	step = rig_full() ? 1 : cow_max(n / 25, 1);
-	/* To the model, what prepare() wrote came at position 0: a cut there would be before it. */
-	for (size_t pos = s->prepare ? 1 : 0; pos <= n; pos += step) {
+	for (size_t pos = 0; pos <= n; pos += step) {
 		image_cut(&r, s, pos, COW_SIM_PREFIX);
 		image_cut(&r, s, pos, COW_SIM_SYNCED);
 		for (unsigned i = 0; i < random; i++)
@@ -331,13 +376,12 @@ static void cut_emptying(const struct image_shape *s)
 	image_open(&r);
 	work(&r, 40);
 	CHECK_EQ(cow_chain_flush(r.c), 0);
-	cow_sim_log_start(r.sim, RIG_OVER);
+	rig_log_start(&r);
 	if (cow_chain_commit(r.c, NULL, NULL, &err))
 		FAIL("commit: %s", err.msg);
 	image_close(&r);
-	for (size_t pos = 0; pos <= cow_sim_log_len(r.sim, RIG_OVER); pos++) {
-		CHECK_EQ(cow_sim_crash(r.sim, RIG_OVER, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX),
-				       r.sim, IMAGE_CRASH), 0);
+	for (size_t pos = 0; pos <= rig_now(&r); pos++) {
+		rig_crash(&r, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX), IMAGE_CRASH);
 		/* What was not touched shows the base, as before: only the contents are judged. */
 		CHECK_EQ(image_try_open(&r, IMAGE_CRASH, 0, &r.c, &err), 0);
 		for (uint64_t at = 0; at < s->size; at += RIG_MAX) {
@@ -356,8 +400,10 @@ static void cut_emptying(const struct image_shape *s)
 void image_interrupted_emptying(void)
 {
 	for (size_t i = 0; i < image_kind.n; i++) {
-		if (image_kind.shapes[i].base_size && !image_kind.shapes[i].cap)
-			cut_emptying(&image_kind.shapes[i]);
+		const struct image_shape *s = &image_kind.shapes[i];
+
+		if (image_commits(s) && !s->cap)
+			cut_emptying(s);
 	}
 }
 
@@ -373,7 +419,7 @@ static void cut_growth(const struct image_shape *s)
 	image_work(&r, 8);
 	rig_must(&r, &(struct rig_op){ .kind = RIG_RESIZE, .len = cow_max(model_size(r.m), s->base_size) + 512 });
 	image_close(&r);
-	for (size_t pos = s->prepare ? 1 : 0; pos <= cow_sim_log_len(r.sim, RIG_OVER); pos++) {
+	for (size_t pos = 0; pos <= rig_now(&r); pos++) {
 		image_cut(&r, s, pos, COW_SIM_PREFIX);
 		image_cut(&r, s, pos, COW_SIM_RANDOM);
 	}
@@ -413,18 +459,17 @@ static void cut_rebase(const struct image_shape *s, const struct cow_backing *ot
 	CHECK_EQ(cow_chain_flush(r.c), 0);
 	img = cow_chain_image(r.c, 0);
 	old = img->backing;
-	cow_sim_log_start(r.sim, RIG_OVER);
+	rig_log_start(&r);
 	if (img->fmt->rebase(img, other, NULL, false, &err))
 		FAIL("%s: rebase to '%s': %s", s->name, other->path, err.msg);
 	if (*other->path)
 		image_work(&r, 5);
 	CHECK_EQ(model_verify(r.m, r.c, MODEL_NOW, true, &err), 0);
 	image_close(&r);
-	n = cow_sim_log_len(r.sim, RIG_OVER);
+	n = rig_now(&r);
 	for (size_t pos = 0; pos <= n; pos++) {
-		CHECK_EQ(cow_sim_crash(r.sim, RIG_OVER, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX), r.sim,
-				       IMAGE_CRASH), 0);
-		if (try_open(&r, IMAGE_CRASH, 0, true, &r.c, &err))
+		rig_crash(&r, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX), IMAGE_CRASH);
+		if (try_open(&r, IMAGE_CRASH, 0, args_for(s, s->open_options), true, &r.c, &err))
 			FAIL("%s: rebase to '%s' cut at %zu: %s", s->name, other->path, pos, err.msg);
 		img = cow_chain_image(r.c, 0);
 		if (names(&img->backing, other))
@@ -432,6 +477,7 @@ static void cut_rebase(const struct image_shape *s, const struct cow_backing *ot
 		else
 			CHECK(names(&img->backing, &old));
 		image_close(&r);
+		rig_uncrash(&r);
 	}
 	CHECK(named > 0 && named <= n);
 	rig_free(&r);
@@ -484,7 +530,7 @@ static void all_at_once(const struct image_shape *s)
 	for (unsigned round = 0; round < (rig_full() ? 200 : 20); round++) {
 		uint64_t span = model_size(r.m) / 512 / JOBS, left = JOBS;
 
-		model_begin(r.m, cow_sim_log_len(r.sim, RIG_OVER), 0);
+		model_begin(r.m, rig_now(&r), 0);
 		for (unsigned i = 0; i < JOBS; i++) {
 			bool near = round % 2;	/* all in few clusters, or all over the disk */
 			uint64_t off = 512 * (near ? round * 40 + i * 3 : i * span + rig_rand(&r, span));
@@ -511,7 +557,7 @@ static void all_at_once(const struct image_shape *s)
 		}
 		for (unsigned i = 0; i < JOBS; i++)
 			CHECK_EQ(jobs[i].result, 0);
-		model_end(r.m, cow_sim_log_len(r.sim, RIG_OVER), true);
+		model_end(r.m, rig_now(&r), true);
 	}
 	image_close(&r);
 	cow_sim_set_async(r.sim, false);

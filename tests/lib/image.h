@@ -23,7 +23,10 @@ struct image_shape {
 	uint64_t fill;			/* written first */
 	uint64_t device;		/* on a block device of this size; 0: a file */
 	const char *open_options;	/* NULL: none */
+	const char *data;		/* name of its data file; NULL: none */
 	void (*prepare)(struct rig *r);	/* makes another image and model of it; or NULL */
+	/* What more has to hold of image @name, which can be opened: 0, or -errno and a sentence. Or NULL. */
+	int (*judge)(struct rig *r, const char *name, struct cow_err *why);
 };
 
 struct image_kind {
@@ -35,10 +38,19 @@ struct image_kind {
 
 extern const struct image_kind image_kind;
 
+#define IMAGE_DATA	"data.raw"	/* image_shape.data */
+/* Any file that is there, and stays as it is, has a key: an option of create and open. */
+#define IMAGE_KEY	"key_file=/proc/sys/kernel/ostype"
+
 /* A machine with a base and a new image of this shape; nothing is open, the log has begun. */
 void image_init(struct rig *r, const struct image_shape *s, uint64_t seed);
 int image_try_open(struct rig *r, const char *name, uint32_t flags, struct cow_chain **ret,
 		   struct cow_err *err);
+/* Its snapshot @snapshot, to be read. */
+int image_try_snapshot(struct rig *r, const char *name, const char *snapshot, struct cow_chain **ret,
+		       struct cow_err *err);
+bool image_encodes(struct rig *r);	/* does r->c take encoded clusters? */
+bool image_commits(const struct image_shape *s);	/* can it be emptied into a base? */
 void image_open(struct rig *r);		/* for writing, as r->c */
 void image_close(struct rig *r);
 void image_work(struct rig *r, unsigned ops);	/* random operations, all of which succeed */
@@ -66,19 +78,23 @@ void image_restartable_map(void);
 void image_syncs_of_flush(unsigned first);
 
 /*
- * All sequences of up to @length operations on images of four blocks, cut at every write. The base is
- * shorter than the image by half a block: its end is a border, too.
+ * All sequences of up to @first operations on images of the first shape, and of up to @others on those of
+ * the others, of four blocks, cut at every write. The base is shorter than the image by half a block: its
+ * end is a border, too. IMAGE_HISTORY_ALONE: without a base.
  */
 #define IMAGE_HISTORY_MAX	3u
 #define IMAGE_HISTORY_BLOCKS	4u
-#define IMAGE_HISTORY_SHAPE(name_, options_, block_, cluster_, ...)			\
+#define IMAGE_HISTORY_ALONE(name_, options_, block_, cluster_, ...)			\
 	{ .name = (name_), .options = (options_), .block = (block_), .cluster = (cluster_),	\
-	  .base_size = IMAGE_HISTORY_BLOCKS * (block_) - (block_) / 2 - 100,		\
 	  .size = IMAGE_HISTORY_BLOCKS * (block_) - 512,				\
 	  .cap = (IMAGE_HISTORY_BLOCKS + 2) * (block_), __VA_ARGS__ }
-void image_histories(unsigned length);
+#define IMAGE_HISTORY_SHAPE(name_, options_, block_, cluster_, ...)			\
+	IMAGE_HISTORY_ALONE(name_, options_, block_, cluster_,				\
+			    .base_size = IMAGE_HISTORY_BLOCKS * (block_) - (block_) / 2 - 100, \
+			    __VA_ARGS__)
+void image_histories(unsigned first, unsigned others);
 
-/* A session of requests, resizes and a commit, over all shapes (which have a base, and grow). */
+/* A session of requests, resizes and a commit, over all shapes (which grow). */
 void image_every_operation_fails(void);
 void image_every_allocation_fails(void);
 #define NTHFAIL_TESTS						\
@@ -91,6 +107,19 @@ void image_every_allocation_fails(void);
 		image_every_allocation_fails();			\
 	}
 
+/* prepare() and judge() of a shape with a snapshot inside. */
+void image_with_snapshot(struct rig *r);
+int image_snapshot_kept(struct rig *r, const char *name, struct cow_err *why);
+/* The same with bitmaps: two that record everything and one that records nothing. */
+void image_with_bitmaps(struct rig *r);
+int image_bitmaps_good(struct rig *r, const char *name, struct cow_err *why);
+/* Those that record, as they were judged since the last image_with_bitmaps(). */
+extern struct image_bitmap_tally {
+	unsigned good, stale;
+} image_bitmap_tally;
+
+/* prepare() of a shape whose clusters are all stored encoded. */
+void image_with_encoded(struct rig *r);
 /* One cluster anywhere, in its stored form. Returns the result of the engine. */
 int image_put_encoded(struct rig *r);
 /* Encoded clusters among other changes; many flushes: each has few reasons for its order. */

@@ -12,6 +12,7 @@
 
 #define CACHE_BYTES COW_KIB(512)	/* 128 blocks: opening thousands of chains costs less */
 #define FINDINGS_MAX 256u	/* bytes */
+#define DATA_ASIDE "data file of the running image"
 #define POLL_LIMIT 100000u	/* polls without an answer are a hang: no request needs 1000 */
 
 bool rig_full(void)
@@ -120,7 +121,7 @@ void rig_init(struct rig *r, const struct rig_cfg *cfg)
 		model_below(r->m, cfg->base_size);
 	fill_base(r);
 	create_overlay(r);
-	cow_sim_log_start(r->sim, RIG_OVER);
+	rig_log_start(r);
 }
 
 void rig_free(struct rig *r)
@@ -321,10 +322,10 @@ int rig_do(struct rig *r, const struct rig_op *op)
 		fill_random(r, r->buf, op->len);
 	if (op->kind == RIG_FLUSH)
 		flags |= MODEL_FLUSH;
-	model_begin(r->m, cow_sim_log_len(r->sim, RIG_OVER), flags);
+	model_begin(r->m, rig_now(r), flags);
 	tell_model(r, op);
 	rc = send_op(r, op);
-	model_end(r->m, cow_sim_log_len(r->sim, RIG_OVER), rc == 0);
+	model_end(r->m, rig_now(r), rc == 0);
 	r->failures += rc != 0;
 	if (rc && op->kind == RIG_RESIZE)
 		model_size_is(r->m, cow_chain_size(r->c));
@@ -341,6 +342,55 @@ void rig_must(struct rig *r, const struct rig_op *op)
 }
 
 /* ---- crash images ---- */
+
+void rig_log_start(struct rig *r)
+{
+	cow_sim_log_start(r->sim, RIG_OVER);
+	if (r->data)
+		cow_sim_log_start(r->sim, r->data);
+}
+
+size_t rig_now(const struct rig *r)
+{
+	return cow_sim_log_len(r->sim, RIG_OVER) + (r->data ? cow_sim_log_len(r->sim, r->data) : 0);
+}
+
+/* How many of the first @pos entries are the data file's. Nothing else is logged. */
+static size_t data_entries(const struct rig *r, size_t pos)
+{
+	size_t lo = 0, hi = cow_sim_log_len(r->sim, r->data);
+	uint64_t start = hi ? cow_sim_log_seq(r->sim, r->data, 0) : 0;
+
+	if (hi && cow_sim_log_len(r->sim, RIG_OVER))
+		start = cow_min(start, cow_sim_log_seq(r->sim, RIG_OVER, 0));
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (cow_sim_log_seq(r->sim, r->data, mid) < start + pos)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+void rig_crash(struct rig *r, size_t pos, enum cow_sim_crash how, uint64_t seed, const char *as)
+{
+	size_t data = r->data ? data_entries(r, pos) : 0;
+
+	CHECK_EQ(cow_sim_crash(r->sim, RIG_OVER, pos - data, how, seed, r->sim, as), 0);
+	if (r->data) {
+		cow_sim_rename(r->sim, r->data, DATA_ASIDE);
+		CHECK_EQ(cow_sim_crash(r->sim, DATA_ASIDE, data, how, seed + 1, r->sim, r->data), 0);
+	}
+	test_images++;
+}
+
+void rig_uncrash(struct rig *r)
+{
+	if (r->data)
+		cow_sim_rename(r->sim, DATA_ASIDE, r->data);
+}
 
 /* Leaks come as findings, too: all are kept, and told if there was a corruption. */
 static void finding(struct cow_report *rep, const char *sentence)

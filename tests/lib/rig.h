@@ -31,6 +31,7 @@ struct rig {
 	struct rig_cfg cfg;
 	struct cow_sim *sim;
 	const char *base;		/* name of the base to open with */
+	const char *data;		/* name of the overlay's data file; NULL: it has none */
 	struct cow_chain *c;
 	struct model *m;
 	uint64_t rng;
@@ -69,6 +70,17 @@ void rig_random(struct rig *r, struct rig_op *op, uint64_t unit);
 int rig_do(struct rig *r, const struct rig_op *op);
 /* The same, and a failure ends the case. */
 void rig_must(struct rig *r, const struct rig_op *op);
+
+/* Begins the log of the overlay, and of its data file: positions count from here. */
+void rig_log_start(struct rig *r);
+/* The position that has been reached: how many entries were logged, of both files in order of time. */
+size_t rig_now(const struct rig *r);
+/*
+ * The state in which a power cut at @pos could leave the overlay, as a file @as to be judged. The data
+ * file in that state has the name that the image knows, until rig_uncrash().
+ */
+void rig_crash(struct rig *r, size_t pos, enum cow_sim_crash how, uint64_t seed, const char *as);
+void rig_uncrash(struct rig *r);
 
 /* One request, waited for within bounds. */
 int rig_request(struct cow_chain *c, enum cow_op op, uint32_t flags, uint64_t off, uint64_t len,

@@ -113,9 +113,9 @@ static const struct image_shape shapes[] = {
 	  .size = COW_MIB(4) },
 	{ .name = "large clusters", .options = "cluster_size=64K", .cluster = 65536,
 	  .base_size = COW_MIB(3), .size = COW_MIB(4) + 512 },
-#ifdef HAVE_GCRYPT	/* any file that is there, and stays as it is, has a key */
+#ifdef HAVE_GCRYPT
 	{ .name = "encrypted overlay", .options = "encrypt.format=aes,cluster_size=4K,"
-	  "key_file=/proc/sys/kernel/ostype", .open_options = "key_file=/proc/sys/kernel/ostype",
+	  IMAGE_KEY, .open_options = IMAGE_KEY,
 	  .cluster = 4096, .base_size = COW_MIB(1), .size = COW_MIB(2), .cap = COW_MIB(3) },
 #endif
 	{ .name = "overlay that grows", .options = "cluster_size=4K", .cluster = 4096,

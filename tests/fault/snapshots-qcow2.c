@@ -38,27 +38,8 @@ struct kept {
 };
 
 struct state {
-	struct kept disk, snap[SNAPS];	/* named "0", "1" ... */
+	struct kept disk, snap[SNAPS];	/* named "s0", "s1" ... */
 };
-
-static int open_snapshot(struct rig *r, const char *image, unsigned i, struct cow_chain **ret)
-{
-	const char *const backing[] = { RIG_BASE, NULL };
-	struct cow_args *args = cow_args_new();
-	struct cow_chain_cfg cfg = {
-		.format = "qcow2", .path = image, .args = args, .backing = r->cfg.base_size ? backing : NULL,
-		.io = &cow_io_sim_ops, .io_arg = r->sim,
-	};
-	struct cow_err err = { 0 };
-	char text[32];
-	int rc;
-
-	snprintf(text, sizeof(text), "snapshot=s%u", i);
-	CHECK(args && cow_args_parse(args, text, &err) == 0);
-	rc = cow_chain_open(&cfg, ret, &err);
-	cow_args_free(args);
-	return rc;
-}
 
 /* States share their bytes, so all of them go together. */
 static uint8_t *taken[512];
@@ -101,13 +82,15 @@ static bool is_in(struct rig *r, const char *name, const struct state *state)
 {
 	struct cow_err err = { 0 };
 	struct cow_chain *c;
+	char snapshot[8];
 	bool same;
 
 	CHECK_EQ(image_try_open(r, name, 0, &c, &err), 0);
 	same = reads_as(c, &state->disk);
 	CHECK_EQ(cow_chain_close(c), 0);
 	for (unsigned i = 0; i < SNAPS && same; i++) {
-		if (open_snapshot(r, name, i, &c)) {
+		snprintf(snapshot, sizeof(snapshot), "s%u", i);
+		if (image_try_snapshot(r, name, snapshot, &c, &err)) {
 			same = !state->snap[i].bytes;
 			continue;
 		}
@@ -162,13 +145,12 @@ static void judge_states(struct rig *r, const char *name, const struct state *a,
 /* What was logged since the last start, cut everywhere. */
 static unsigned cut(struct rig *r, const struct state *before, const struct state *after, const char *what)
 {
-	size_t n = cow_sim_log_len(r->sim, RIG_OVER);
+	size_t n = rig_now(r);
 
 	for (size_t pos = 0; pos <= n; pos++) {
 		enum cow_sim_crash how = pos % 3 == 0 ? COW_SIM_PREFIX : COW_SIM_RANDOM;
 
-		CHECK_EQ(cow_sim_crash(r->sim, RIG_OVER, pos, how, rig_rand(r, UINT64_MAX), r->sim,
-				       IMAGE_CRASH), 0);
+		rig_crash(r, pos, how, rig_rand(r, UINT64_MAX), IMAGE_CRASH);
 		judge_states(r, IMAGE_CRASH, before, after, what, pos);
 	}
 	judge_states(r, RIG_OVER, after, after, what, n);
@@ -184,7 +166,7 @@ static unsigned cut_snapshot(struct rig *r, struct state *state, enum cow_snapsh
 	char name[8];
 
 	snprintf(name, sizeof(name), "s%u", i);
-	cow_sim_log_start(r->sim, RIG_OVER);
+	rig_log_start(r);
 	image_open(r);
 	if (cow_chain_snapshot(r->c, op, name, &err))
 		FAIL("%s: %s", names[op], err.msg);
@@ -204,7 +186,7 @@ static unsigned cut_resize(struct rig *r, struct state *state)
 	struct state before = *state;
 	struct cow_err err = { 0 };
 
-	cow_sim_log_start(r->sim, RIG_OVER);
+	rig_log_start(r);
 	image_open(r);
 	if (cow_chain_resize(r->c, size, true, &err))
 		FAIL("resize: %s", err.msg);
@@ -228,7 +210,7 @@ static unsigned cut_amend(struct rig *r, struct state *state, bool version_2)
 	int rc;
 
 	CHECK(args && cow_args_parse(args, text, &err) == 0);
-	cow_sim_log_start(r->sim, RIG_OVER);
+	rig_log_start(r);
 	image_open(r);
 	rc = cow_chain_amend(r->c, args, &err);
 	/* Zero clusters and subclusters are not for version 2. */

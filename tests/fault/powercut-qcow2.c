@@ -23,14 +23,28 @@ static const struct image_shape shapes[] = {
 	  .cluster = 16384, .base_size = COW_MIB(2), .size = COW_MIB(4) },
 	{ .name = "version 2", .options = "compat=0.10,cluster_size=8K", .cluster = 8192,
 	  .base_size = COW_MIB(1), .size = COW_MIB(2) },
-#ifdef HAVE_GCRYPT	/* any file that is there, and stays as it is, has a key */
+#ifdef HAVE_GCRYPT
 	{ .name = "LUKS", .options = "cluster_size=16K,encrypt.format=luks,encrypt.iter-time=1,"
-	  "key_file=/proc/sys/kernel/ostype", .open_options = "key_file=/proc/sys/kernel/ostype",
+	  IMAGE_KEY, .open_options = IMAGE_KEY,
 	  .cluster = 16384, .base_size = COW_MIB(1), .size = COW_MIB(2) },
 	{ .name = "AES, version 2", .options = "cluster_size=8K,compat=0.10,encrypt.format=aes,"
-	  "key_file=/proc/sys/kernel/ostype", .open_options = "key_file=/proc/sys/kernel/ostype",
+	  IMAGE_KEY, .open_options = IMAGE_KEY,
 	  .cluster = 8192, .base_size = COW_MIB(1), .size = COW_MIB(2) },
 #endif
+	{ .name = "data file", .options = "cluster_size=16K", .data = IMAGE_DATA, .cluster = 16384,
+	  .base_size = COW_KIB(700), .size = COW_MIB(1), .cap = COW_MIB(2) },
+	{ .name = "raw data file", .options = "cluster_size=4K,data_file_raw=on", .data = IMAGE_DATA,
+	  .cluster = 4096, .size = COW_MIB(1), .cap = COW_MIB(2) },
+	{ .name = "data file, subclusters", .options = "cluster_size=16K,extended_l2=on", .data = IMAGE_DATA,
+	  .cluster = 16384, .base_size = COW_KIB(500), .size = COW_MIB(1) },
+	{ .name = "raw data file, subclusters", .options = "cluster_size=16K,extended_l2=on,data_file_raw=on",
+	  .data = IMAGE_DATA, .cluster = 16384, .size = COW_MIB(1) },
+	{ .name = "snapshot", .options = "cluster_size=4K", .cluster = 4096, .base_size = COW_KIB(700),
+	  .size = COW_MIB(1), .cap = COW_MIB(2), .prepare = image_with_snapshot,
+	  .judge = image_snapshot_kept },
+	{ .name = "snapshot, subclusters", .options = "cluster_size=16K,extended_l2=on", .cluster = 16384,
+	  .base_size = COW_KIB(700), .size = COW_MIB(1), .prepare = image_with_snapshot,
+	  .judge = image_snapshot_kept },
 	{ .name = "growing", .options = "cluster_size=4K,refcount_bits=64", .cluster = 4096,
 	  .base_size = COW_MIB(2), .size = COW_MIB(1), .cap = COW_MIB(9) },
 };
@@ -87,14 +101,13 @@ static void cut_repair(const struct image_shape *s)
 	image_work(&r, 40);
 	CHECK_EQ(cow_chain_close(r.c), 0);
 	damage(&r);
-	cow_sim_log_start(r.sim, RIG_OVER);
+	rig_log_start(&r);
 	CHECK_EQ(image_try_open(&r, RIG_OVER, COW_OPEN_WRITE | COW_OPEN_CHECK, &r.c, &err), 0);
 	CHECK_EQ(cow_chain_check(r.c, &rep, COW_CHECK_REPAIR, &err), 0);
 	image_close(&r);
 	CHECK(rep.repaired > 0);
-	for (size_t pos = 0; pos <= cow_sim_log_len(r.sim, RIG_OVER); pos++) {
-		CHECK_EQ(cow_sim_crash(r.sim, RIG_OVER, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX),
-				       r.sim, IMAGE_CRASH), 0);
+	for (size_t pos = 0; pos <= rig_now(&r); pos++) {
+		rig_crash(&r, pos, COW_SIM_RANDOM, rig_rand(&r, UINT64_MAX), IMAGE_CRASH);
 		CHECK_EQ(image_try_open(&r, IMAGE_CRASH, COW_OPEN_WRITE | COW_OPEN_CHECK, &r.c, &err), 0);
 		rep = (struct cow_report){ 0 };
 		CHECK_EQ(cow_chain_check(r.c, &rep, COW_CHECK_REPAIR, &err), 0);
@@ -102,6 +115,7 @@ static void cut_repair(const struct image_shape *s)
 		if (image_judge(&r, IMAGE_CRASH, MODEL_NOW, &err))
 			FAIL("%s: repair cut at %zu (seed %llu): %s", s->name, pos,
 			     (unsigned long long)r.cfg.seed, err.msg);
+		rig_uncrash(&r);
 	}
 	rig_free(&r);
 }
