@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * kill -9 of the daemon, again and again, over one image that has to survive all of
- * it. Threads write to the FUSE file, the daemon is killed at a random moment, the
- * next one (cowd or cowfuse, by lot) is started, and every write that had been
- * acknowledged must be there, flushed or not. Not about power cuts: the machine
- * stays up (tests/fault has those).
+ * kill -9 of the daemon, again and again, over one image of each kind that has to
+ * survive all of it. Threads write to the FUSE file, the daemon is killed after a random
+ * number of operations, now and then the image is checked as it is, the next one (cowd or cowfuse, by
+ * lot) is started, and every write that had been acknowledged must be there, flushed or
+ * not; of formats without a place for the mark of a session, every one that was flushed.
+ * Not about power cuts: the machine stays up (tests/fault has those).
  *
  * Every sector says what it is: {number of the write, place, filling, checksum};
  * the base carries number 0. Each thread owns its sectors, so what a sector may
  * hold is always known: the last acknowledged write, or the one in flight when
- * the daemon died. Sectors of a granule belong to different threads.
+ * the daemon died; else the one that was flushed last, or any later. Sectors of a
+ * granule belong to different threads.
  *
  * Presence of a granule changes only once, so each kill gets a fresh window of
  * the disk; windows lie far apart, that different metadata blocks are in play.
  * Windows of earlier kills are written to as well, and verified again.
  *
- * usage: kill9 [KILLS]      default: 60, with FAULT=full 1000
+ * usage: kill9 [KILLS [KIND]]      default: a few of each kind, with FAULT=full many
  * environment: SEED, BUILD/bin in PATH, TMP, COW_RUN_DIR
  */
 #include <errno.h>
@@ -45,15 +47,68 @@
 #define UNIT 6u				/* sectors of one owner in the mixed half: never a granule's */
 #define OP_MAX (128u << 10)
 #define RECHECK 8u			/* windows verified after each kill: the latest, and random ones */
-#define RUN_US_MAX 60000u
+#define STEPS_MAX 600u			/* operations before a kill */
+#define STEPS_FLUSHED 150u		/* at least, of kinds that forget: some thread has flushed then */
+#define FLUSH_AFTER 20u			/* writes of a thread, where it flushes at all */
+#define LATER_US_MAX 2000u		/* the kill comes that long after the last of them */
 #define EARLY_US_MAX 12000u		/* kills while it starts */
 #define READY_TRIES 40000u		/* of half a millisecond */
-#define CHECK_LEAKS 3			/* dscow_tool -k: no damage, but unused data */
+#define CHECK_LEAKS 3			/* cowimg check: no damage, but unused data */
 #define NAME "kill9"
+#define DATA "data.raw"
+#define KEY "key_file=/proc/sys/kernel/ostype"	/* any file that is there, and stays as it is */
+#define ARGS_MAX 20u
+
+enum start {
+	OVERLAY,	/* over the base */
+	COPY,		/* holds what the base does, and has none */
+	COMPRESSED,	/* the same, all of it compressed */
+	EMPTY,
+};
+
+struct kind {
+	const char *name, *format;
+	const char *options, *open_options;	/* of creation, and of whoever opens it; NULL: none */
+	enum start start;
+	bool forgets;			/* what was not flushed, when its daemon is killed */
+	const char *inside[2];		/* cowimg VERB OPTION: makes something inside, before each kill */
+	unsigned kills, kills_full;
+};
+
+static const struct kind kinds[] = {
+	{ "dscow", "dscow", .kills = 30, .kills_full = 1000 },
+	{ "qcow2", "qcow2", .kills = 6, .kills_full = 1000 },
+	{ "qcow2, lazy refcounts", "qcow2", "lazy_refcounts=on,cluster_size=4K", .kills = 3, .kills_full = 100 },
+	{ "qcow2, subclusters", "qcow2", "extended_l2=on,cluster_size=16K", .kills = 3, .kills_full = 100 },
+	{ "qcow2, data file", "qcow2", "data_file=" DATA, "data_file=" DATA, .kills = 3, .kills_full = 100 },
+	{ "qcow2, raw data file", "qcow2", "data_file_raw=on,data_file=" DATA, "data_file=" DATA, EMPTY,
+	  .kills = 3, .kills_full = 100 },
+	{ "qcow2, compressed", "qcow2", .start = COMPRESSED, .kills = 3, .kills_full = 100 },
+	{ "qcow2, snapshots", "qcow2", .start = COPY, .inside = { "snapshot", "-c" },
+	  .kills = 3, .kills_full = 100 },
+	{ "qcow2, bitmaps", "qcow2", .inside = { "bitmap", "-a" }, .kills = 3, .kills_full = 100 },
+	{ "qcow2, version 2", "qcow2", "compat=0.10", .forgets = true, .kills = 3, .kills_full = 100 },
+	{ "qcow, overlay", "qcow", .forgets = true, .kills = 4, .kills_full = 1000 },
+	{ "qcow, alone", "qcow", .start = EMPTY, .forgets = true, .kills = 3, .kills_full = 100 },
+	{ "qcow, compressed", "qcow", .start = COMPRESSED, .forgets = true, .kills = 3, .kills_full = 100 },
+#ifdef HAVE_GCRYPT
+	{ "qcow2, LUKS", "qcow2", "encrypt.format=luks,encrypt.iter-time=1," KEY, KEY,
+	  .kills = 3, .kills_full = 100 },
+	{ "qcow, AES", "qcow", "encrypt.format=aes," KEY, KEY, .forgets = true,
+	  .kills = 3, .kills_full = 100 },
+#endif
+};
 
 struct op {
 	uint64_t lo, n;			/* sectors of the whole disk's windows, in order of window */
 	uint32_t value;
+};
+
+/* What a sector may hold. */
+struct sector {
+	uint32_t acked;			/* the last write acknowledged */
+	uint32_t flushed, floor;	/* the last one flushed; numbers from @floor on came later */
+	bool zeroed;			/* since then */
 };
 
 struct writer {
@@ -61,19 +116,22 @@ struct writer {
 	unsigned index;
 	uint64_t rnd;
 	struct op inflight;		/* n > 0: started and not acknowledged */
+	struct op *unflushed;		/* acknowledged since the last flush */
+	size_t n_unflushed, room;
 	uint64_t acked, flushed, read;
 	uint8_t *buf;
 };
 
 static struct {
 	uint64_t seed, rnd;
+	const struct kind *kind;
 	unsigned kills;
-	char *image, *base, *mnt, *log, *disk[2];
-	uint32_t *state;		/* of each sector of all windows: last write acknowledged */
+	char *dir, *image, *base, *mnt, *log, *disk[2];
+	struct sector *state;		/* of each sector of all windows */
 	unsigned window;		/* of this round */
 	bool flush, direct;		/* in this round */
 	int fd;
-	atomic_uint number;
+	atomic_uint number, steps;
 	atomic_bool killed, failing;
 	pid_t pid;
 	struct writer writers[THREADS];
@@ -131,7 +189,7 @@ static _Noreturn void fail(const char *fmt, ...)
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
-	fprintf(stderr, " (seed %" PRIu64 ", kill %u)\n", t.seed, t.window);
+	fprintf(stderr, " (%s, seed %" PRIu64 ", kill %u)\n", t.kind->name, t.seed, t.window);
 	show_log();
 	_exit(1);
 }
@@ -203,9 +261,9 @@ static void check_own(struct writer *w, const struct op *op)
 	for (uint64_t i = 0; i < op->n; i++) {
 		uint64_t s = op->lo + i;
 
-		if (!stamp_get(w->buf + i * SECTOR, t.seed, place(s), &got) || got != t.state[s])
+		if (!stamp_get(w->buf + i * SECTOR, t.seed, place(s), &got) || got != t.state[s].acked)
 			fail("read back at %" PRIu64 ": write %" PRIu32 " is not there, but %" PRIu32,
-			     place(s), t.state[s], got);
+			     place(s), t.state[s].acked, got);
 	}
 	w->read++;
 }
@@ -223,20 +281,68 @@ static bool change(struct writer *w, const struct op *op)
 	return pwrite(t.fd, w->buf, bytes, at) == (ssize_t)bytes;
 }
 
+static void settle(struct sector *s, uint32_t value, uint32_t floor)
+{
+	*s = (struct sector){ .acked = value, .flushed = value, .floor = floor };
+}
+
+static void acknowledged(struct writer *w, const struct op *op)
+{
+	for (uint64_t i = 0; i < op->n; i++) {
+		t.state[op->lo + i].acked = op->value;
+		t.state[op->lo + i].zeroed |= op->value == STAMP_ZERO;
+	}
+	w->acked++;
+	if (w->n_unflushed == w->room) {
+		w->room = w->room ? 2 * w->room : 1024;
+		w->unflushed = realloc(w->unflushed, w->room * sizeof(*w->unflushed));
+		if (!w->unflushed)
+			fail("not enough memory");
+	}
+	w->unflushed[w->n_unflushed++] = *op;
+}
+
+/* Makes all durable that this thread wrote. */
+static bool flush(struct writer *w)
+{
+	uint32_t floor = atomic_load(&t.number);
+
+	if (fdatasync(t.fd))
+		return false;
+	for (size_t k = 0; k < w->n_unflushed; k++) {
+		for (uint64_t i = 0; i < w->unflushed[k].n; i++) {
+			struct sector *s = &t.state[w->unflushed[k].lo + i];
+
+			settle(s, s->acked, floor);
+		}
+	}
+	w->n_unflushed = 0;
+	w->flushed++;
+	return true;
+}
+
+/* Most go to this round's. What may be lost goes only to those that are looked at after the kill. */
+static unsigned pick_window(struct writer *w)
+{
+	unsigned back = t.window;
+
+	if (rnd_below(&w->rnd, 10))
+		return t.window;
+	if (t.kind->forgets && back > RECHECK)
+		back = RECHECK;
+	return t.window - (unsigned)rnd_below(&w->rnd, back + 1);
+}
+
 /* One operation. False: the daemon is gone. */
 static bool step(struct writer *w)
 {
 	unsigned what = (unsigned)rnd_below(&w->rnd, 100);
-	unsigned window = rnd_below(&w->rnd, 10) ? t.window : (unsigned)rnd_below(&w->rnd, t.window + 1);
 	struct op op;
 
-	if (what < 3 && t.flush) {
-		if (fdatasync(t.fd))
-			return false;
-		w->flushed++;
-		return true;
-	}
-	pick(w, window, &op);
+	atomic_fetch_add(&t.steps, 1);
+	if (t.flush && (what < 3 || w->n_unflushed >= FLUSH_AFTER))
+		return flush(w);
+	pick(w, pick_window(w), &op);
 	if (what < 12) {
 		if (pread(t.fd, w->buf, op.n * SECTOR, (off_t)place(op.lo)) != (ssize_t)(op.n * SECTOR))
 			return false;
@@ -247,10 +353,8 @@ static bool step(struct writer *w)
 	w->inflight = op;
 	if (!change(w, &op))
 		return false;
-	for (uint64_t i = 0; i < op.n; i++)
-		t.state[op.lo + i] = op.value;
+	acknowledged(w, &op);
 	w->inflight.n = 0;
-	w->acked++;
 	return true;
 }
 
@@ -286,17 +390,45 @@ static pid_t spawn(const char *const *argv)
 	_exit(127);
 }
 
-/* @how 0: cowd, 1: cowfuse. */
-static void start_server(unsigned how)
-{
-	const char *const cowd[] = {
-		"cowd", "-f", "--no-loop", "--log-level=error", "-p", "dscow", NAME, t.image, NULL
-	};
-	const char *const cowfuse[] = {
-		"cowfuse", "-f", "-p", "dscow", "-o", "rw", t.image, t.mnt, NULL
-	};
+/* A command line in the making. */
+struct line {
+	const char *argv[ARGS_MAX + 1];
+	unsigned n;
+};
 
-	t.pid = spawn(how ? cowfuse : cowd);
+/* The arguments up to NULL. */
+static void add(struct line *l, ...)
+{
+	const char *arg;
+	va_list ap;
+
+	va_start(ap, l);
+	while ((arg = va_arg(ap, const char *)) && l->n < ARGS_MAX)
+		l->argv[l->n++] = arg;
+	va_end(ap);
+}
+
+static void add_options(struct line *l, const char *options)
+{
+	if (options)
+		add(l, "-o", options, NULL);
+}
+
+/* @how 0: cowd, 1: cowfuse; with @more options, which only lets read. */
+static void start_server(unsigned how, const char *more)
+{
+	struct line l = { 0 };
+
+	if (how)
+		add(&l, "cowfuse", "-f", "-p", t.kind->format, "-o", more ? more : "rw", NULL);
+	else
+		add(&l, "cowd", "-f", "--no-loop", "--log-level=error", "-p", t.kind->format, NULL);
+	add_options(&l, t.kind->open_options);
+	if (how)
+		add(&l, t.image, t.mnt, NULL);
+	else
+		add(&l, NAME, t.image, NULL);
+	t.pid = spawn(l.argv);
 }
 
 static void nap(uint64_t us)
@@ -306,7 +438,7 @@ static void nap(uint64_t us)
 	nanosleep(&ts, NULL);
 }
 
-static void open_disk(unsigned how)
+static void open_disk(unsigned how, bool readonly)
 {
 	struct stat st;
 	int status;
@@ -317,7 +449,7 @@ static void open_disk(unsigned how)
 			fail("%s did not start: status %#x", how ? "cowfuse" : "cowd",
 			     (unsigned)status);
 		}
-		t.fd = open(t.disk[how], O_RDWR | (t.direct ? O_DIRECT : 0) | O_CLOEXEC);
+		t.fd = open(t.disk[how], (readonly ? O_RDONLY : O_RDWR) | (t.direct ? O_DIRECT : 0) | O_CLOEXEC);
 		if (t.fd >= 0 && !fstat(t.fd, &st) &&
 		    (uint64_t)st.st_size == place((uint64_t)t.kills * SECTORS))
 			return;
@@ -341,7 +473,17 @@ static const struct op *maybe(uint64_t sector)
 	return NULL;
 }
 
-/* Every sector of @window holds what was acknowledged, or what was in flight. */
+static bool may_hold(uint64_t sector, uint32_t got)
+{
+	const struct sector *s = &t.state[sector];
+	const struct op *op = maybe(sector);
+
+	if (got == s->acked || (op && op->value == got))
+		return true;
+	return t.kind->forgets && (got == s->flushed || (got == STAMP_ZERO ? s->zeroed : got >= s->floor));
+}
+
+/* Every sector of @window holds what was acknowledged or in flight, or what else its kind permits. */
 static void verify(int fd, unsigned window, uint8_t *buf)
 {
 	uint64_t first = (uint64_t)window * SECTORS;
@@ -350,17 +492,14 @@ static void verify(int fd, unsigned window, uint8_t *buf)
 	if (pread(fd, buf, WINDOW, (off_t)place(first)) != (ssize_t)WINDOW)
 		fail("window %u cannot be read: %s", window, strerror(errno));
 	for (unsigned i = 0; i < SECTORS; i++) {
-		const struct op *op;
+		struct sector *s = &t.state[first + i];
 		bool ok = stamp_get(buf + i * SECTOR, t.seed, place(first + i), &got);
 
-		if (ok && got == t.state[first + i])
-			continue;
-		op = maybe(first + i);
-		if (!ok || !op || op->value != got)
-			fail("lost: at %" PRIu64 ", write %" PRIu32 " was acknowledged, %s %" PRIu32
-			     " is there", place(first + i), t.state[first + i],
+		if (!ok || !may_hold(first + i, got))
+			fail("lost: at %" PRIu64 ", write %" PRIu32 " was acknowledged, %" PRIu32
+			     " flushed, %s %" PRIu32 " is there", place(first + i), s->acked, s->flushed,
 			     ok ? "write" : "damaged", got);
-		t.state[first + i] = got;
+		settle(s, got, atomic_load(&t.number));
 	}
 }
 
@@ -374,15 +513,20 @@ static void verify_some(uint8_t *buf)
 	for (unsigned i = 0; i < THREADS; i++) {
 		if (t.writers[i].inflight.n)
 			verify(t.fd, (unsigned)(t.writers[i].inflight.lo / SECTORS), buf);
-		t.writers[i].inflight.n = 0;
+		t.writers[i].inflight.n = t.writers[i].n_unflushed = 0;
 	}
 }
 
-static void verify_base(uint8_t *buf)
+static void settle_all(uint32_t value, uint32_t floor)
 {
-	int fd = open(t.base, O_RDONLY | O_CLOEXEC);
+	for (uint64_t i = 0; i < (uint64_t)t.kills * SECTORS; i++)
+		settle(&t.state[i], value, floor);
+}
 
-	memset(t.state, 0, (size_t)t.kills * SECTORS * sizeof(*t.state));
+/* All of @fd reads as the base did at first. */
+static void verify_first(int fd, uint8_t *buf)
+{
+	settle_all(0, STAMP_ZERO);
 	for (unsigned i = 0; i < t.kills; i++)
 		verify(fd, i, buf);
 	close(fd);
@@ -392,11 +536,17 @@ static void verify_base(uint8_t *buf)
 
 static void run_writers(void)
 {
+	unsigned least = t.kind->forgets ? STEPS_FLUSHED : 0;
+	unsigned steps = least + (unsigned)rnd_below(&t.rnd, STEPS_MAX - least);
+
 	atomic_store(&t.killed, false);
+	atomic_store(&t.steps, 0);
 	for (unsigned i = 0; i < THREADS; i++)
 		if (pthread_create(&t.writers[i].thread, NULL, writer_main, &t.writers[i]))
 			fail("no thread");
-	nap(rnd_below(&t.rnd, RUN_US_MAX));
+	while (atomic_load(&t.steps) < steps)
+		nap(100);
+	nap(rnd_below(&t.rnd, LATER_US_MAX));
 	atomic_store(&t.killed, true);
 	stop_server(SIGKILL);
 	for (unsigned i = 0; i < THREADS; i++)
@@ -404,25 +554,80 @@ static void run_writers(void)
 	close(t.fd);
 }
 
+static int run(const char *const *argv)
+{
+	int status = -1;
+	pid_t pid = spawn(argv);
+
+	waitpid(pid, &status, 0);
+	return status;
+}
+
+static int cowimg_check(bool repair)
+{
+	struct line l = { 0 };
+	int status;
+
+	add(&l, "cowimg", "check", "-q", "-f", t.kind->format, NULL);
+	add_options(&l, t.kind->open_options);
+	add(&l, repair ? "--repair" : t.image, repair ? t.image : NULL, NULL);
+	status = run(l.argv);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+
+/*
+ * A write that was cut off may leave data that nothing refers to, which is no
+ * damage and goes away with a repair. Anything else is.
+ */
+static void check_image(bool repair)
+{
+	int status = cowimg_check(false);
+
+	if (status == CHECK_LEAKS && repair) {
+		cowimg_check(true);
+		status = cowimg_check(false);
+	}
+	if (status && (repair || status != CHECK_LEAKS))
+		fail("the image does not check clean: status %d", status);
+}
+
+/* Something new inside of the image, named after the round. */
+static void make_inside(void)
+{
+	struct line l = { 0 };
+	char name[16];
+
+	if (!t.kind->inside[0])
+		return;
+	snprintf(name, sizeof(name), "n%u", t.window);
+	add(&l, "cowimg", t.kind->inside[0], "-q", "-f", t.kind->format, t.kind->inside[1], name, t.image,
+	    NULL);
+	if (run(l.argv))
+		fail("cowimg %s failed", t.kind->inside[0]);
+}
+
 static unsigned kill_round(uint8_t *buf)
 {
 	unsigned how = (unsigned)rnd_below(&t.rnd, 2), early = 0;
 
 	t.direct = rnd_below(&t.rnd, 4);
-	t.flush = rnd_below(&t.rnd, 2);
-	start_server(how);
-	open_disk(how);
+	t.flush = rnd_below(&t.rnd, 2) || t.kind->forgets;
+	make_inside();
+	start_server(how, NULL);
+	open_disk(how, false);
 	run_writers();
 	/* Now and then a second one dies while it takes over. */
 	while (rnd_below(&t.rnd, 4) == 0) {
-		start_server((unsigned)rnd_below(&t.rnd, 2));
+		start_server((unsigned)rnd_below(&t.rnd, 2), NULL);
 		nap(rnd_below(&t.rnd, EARLY_US_MAX));
 		stop_server(SIGKILL);
 		early++;
 	}
+	if (rnd_below(&t.rnd, 2))
+		check_image(false);
 	how = (unsigned)rnd_below(&t.rnd, 2);
-	start_server(how);
-	open_disk(how);
+	start_server(how, NULL);
+	open_disk(how, false);
 	verify_some(buf);
 	close(t.fd);
 	/* The next round goes on with this image in this state: dirty, not closed. */
@@ -439,47 +644,85 @@ static char *path(const char *dir, const char *name)
 	return p;
 }
 
-static int run(const char *const *argv)
+/* What all kinds have in common. */
+static void set_up(void)
 {
-	int status = -1;
-	pid_t pid = spawn(argv);
+	const char *tmp = getenv("TMP"), *rundir = getenv("COW_RUN_DIR"), *seed = getenv("SEED");
 
-	waitpid(pid, &status, 0);
-	return status;
-}
-
-static void set_up(int argc, char **argv)
-{
-	const char *tmp = getenv("TMP"), *rundir = getenv("COW_RUN_DIR"), *fault = getenv("FAULT");
-	const char *seed = getenv("SEED");
-	char *own = path(tmp ? tmp : "/tmp", "kill9");
-
-	t.kills = fault && !strcmp(fault, "full") ? 1000 : 60;
-	if (argc > 1)
-		t.kills = (unsigned)strtoul(argv[1], NULL, 10);
+	t.dir = path(tmp ? tmp : "/tmp", "kill9");
 	t.seed = seed ? strtoull(seed, NULL, 10) : (uint64_t)time(NULL);
-	t.rnd = rnd_mix(t.seed);
-	if (!t.kills || !rundir || mkdir(own, 0700)) {
-		fprintf(stderr, "kill9: needs KILLS > 0, COW_RUN_DIR and no %s\n", own);
+	if (!rundir || mkdir(t.dir, 0700)) {
+		fprintf(stderr, "kill9: needs COW_RUN_DIR, and no %s\n", t.dir);
 		exit(2);
 	}
-	t.image = path(own, "over");
-	t.base = path(own, "base");
-	t.mnt = path(own, "mnt");
-	t.log = path(own, "log");
+	t.image = path(t.dir, "image");
+	t.base = path(t.dir, "base");
+	t.mnt = path(t.dir, "mnt");
+	t.log = path(t.dir, "log");
 	t.disk[0] = path(rundir, NAME "/disk");
 	t.disk[1] = path(t.mnt, "disk");
-	free(own);
 	mkdir(t.mnt, 0700);
-	t.state = calloc((size_t)t.kills * SECTORS, sizeof(*t.state));
-	atomic_store(&t.number, 1);
 	for (unsigned i = 0; i < THREADS; i++) {
 		t.writers[i].index = i;
-		t.writers[i].rnd = rnd_mix(t.seed + i + 1);
 		t.writers[i].buf = aligned_alloc(4096, OP_MAX);
-		if (!t.writers[i].buf || !t.state)
+		if (!t.writers[i].buf)
 			fail("not enough memory");
 	}
+}
+
+static void begin(const struct kind *kind, unsigned kills)
+{
+	t.kind = kind;
+	t.kills = kills;
+	t.window = 0;
+	t.rnd = rnd_mix(t.seed ^ (uint64_t)(kind - kinds) << 32);
+	t.state = calloc((size_t)kills * SECTORS, sizeof(*t.state));
+	if (!t.state)
+		fail("not enough memory");
+	settle_all(kind->start == EMPTY ? STAMP_ZERO : 0, 1);
+	atomic_store(&t.number, 1);
+	for (unsigned i = 0; i < THREADS; i++) {
+		struct writer *w = &t.writers[i];
+
+		w->rnd = rnd_mix(t.rnd + i + 1);
+		w->acked = w->flushed = w->read = 0;
+	}
+}
+
+static void end(void)
+{
+	char *data = path(t.dir, DATA);
+
+	unlink(t.image);
+	unlink(t.base);
+	unlink(data);
+	free(data);
+	free(t.state);
+}
+
+static void make_image(void)
+{
+	const struct kind *k = t.kind;
+	bool copy = k->start == COPY || k->start == COMPRESSED;
+	struct line l = { 0 };
+	struct stat st;
+	char size[24];
+
+	if (k->start != EMPTY)
+		make_base();
+	snprintf(size, sizeof(size), "%" PRIu64, place((uint64_t)t.kills * SECTORS));
+	add(&l, "cowimg", copy ? "convert" : "create", "-q", NULL);
+	add_options(&l, k->options);
+	if (copy)
+		add(&l, "-f", "raw", "-O", k->format, k->start == COMPRESSED ? "-c" : "-q", t.base, t.image, NULL);
+	else if (k->start == OVERLAY)
+		add(&l, "-f", k->format, "-b", t.base, "-F", "raw", t.image, NULL);
+	else
+		add(&l, "-f", k->format, t.image, size, NULL);
+	if (run(l.argv) || stat(t.image, &st))
+		fail("no image was made");
+	if (k->start == COMPRESSED && (uint64_t)st.st_blocks * 512 > (uint64_t)t.kills * WINDOW / 2)
+		fail("the image is not compressed");
 }
 
 static void report(unsigned kills)
@@ -491,8 +734,12 @@ static void report(unsigned kills)
 		flushed += t.writers[i].flushed;
 		back += t.writers[i].read;
 	}
-	printf("acknowledged writes lost: 0 of %" PRIu64 " in %u kills (%" PRIu64 " flushes, %" PRIu64
-	       " read back); seed %" PRIu64 "\n", acked, kills, flushed, back, t.seed);
+	if (t.kind->forgets && !flushed)
+		fail("nothing was flushed");
+	printf("%s: %s writes lost: 0 of %" PRIu64 " in %u kills (%" PRIu64 " flushes, %" PRIu64
+	       " read back); seed %" PRIu64 "\n", t.kind->name, t.kind->forgets ? "flushed" : "acknowledged",
+	       acked, kills, flushed, back, t.seed);
+	fflush(stdout);
 }
 
 /* Serves the image once more; everything must be there. Ends with an orderly stop. */
@@ -500,57 +747,67 @@ static void verify_all(uint8_t *buf)
 {
 	unsigned how = (unsigned)rnd_below(&t.rnd, 2);
 
-	start_server(how);
-	open_disk(how);
+	start_server(how, NULL);
+	open_disk(how, false);
 	for (unsigned i = 0; i < t.kills; i++)
 		verify(t.fd, i, buf);
 	close(t.fd);
 	stop_server(SIGTERM);
 }
 
-static int dscow_tool(const char *verb)
+/* The base, and the first snapshot, are what they were. */
+static void verify_kept(uint8_t *buf)
 {
-	return run((const char *const[]){ "dscow_tool", verb, t.image, NULL });
+	if (t.kind->start != EMPTY)
+		verify_first(open(t.base, O_RDONLY | O_CLOEXEC), buf);
+	if (!t.kind->inside[0] || strcmp(t.kind->inside[0], "snapshot"))
+		return;
+	start_server(1, "snapshot=n0");
+	open_disk(1, true);
+	verify_first(t.fd, buf);
+	stop_server(SIGTERM);
 }
 
-/*
- * A write that was cut off may leave data that nothing refers to, which is no
- * damage and goes away with a repair. Anything else is.
- */
-static void check_image(void)
+static void kill_kind(const struct kind *kind, unsigned count, uint8_t *buf)
 {
-	int status = dscow_tool("-k");
+	unsigned kills = 0;
 
-	if (WIFEXITED(status) && WEXITSTATUS(status) == CHECK_LEAKS) {
-		dscow_tool("-R");
-		status = dscow_tool("-k");
-	}
-	if (status)
-		fail("the image does not check clean: status %#x", (unsigned)status);
+	begin(kind, count);
+	make_image();
+	for (; t.window < t.kills; t.window++)
+		kills += kill_round(buf);
+	t.window = t.kills - 1;
+	verify_all(buf);
+	check_image(true);
+	verify_all(buf);
+	report(kills);
+	verify_kept(buf);
+	unmount();
+	end();
 }
 
 int main(int argc, char **argv)
 {
 	uint8_t *buf = aligned_alloc(4096, WINDOW);
-	unsigned kills = 0;
+	const char *fault = getenv("FAULT");
+	bool full = fault && !strcmp(fault, "full");
+	unsigned done = 0;
 
 	if (access("/dev/fuse", R_OK | W_OK) || geteuid()) {
 		printf("SKIP: frontend/kill9: no access to /dev/fuse, or not root\n");
 		return 77;
 	}
-	set_up(argc, argv);
-	make_base();
-	if (run((const char *const[]){ "dscow_tool", "-c", t.image, t.base, NULL }))
-		fail("no overlay was made");
-	for (t.window = 0; t.window < t.kills; t.window++)
-		kills += kill_round(buf);
-	t.window = t.kills - 1;
-	verify_all(buf);
-	check_image();
-	verify_all(buf);
-	unmount();
-	verify_base(buf);
-	report(kills);
+	set_up();
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		const struct kind *k = &kinds[i];
+		unsigned n = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : full ? k->kills_full : k->kills;
+
+		if (argc > 2 && strcmp(argv[2], k->name))
+			continue;
+		kill_kind(k, n, buf);
+		done++;
+	}
+	printf("COUNT: %u 0 0\n", done);
 	free(buf);
 	return 0;
 }
