@@ -24,11 +24,11 @@ round() {
 	subtest "$what"
 	dmu_fresh
 	dmu_serve "$@"
-	timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
-	timeout 600 dmu-model run /dev/mapper/n "$TMP/shadow" $((seed += 17)) $operations 4
-	timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+	limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+	limited 600 dmu-model run /dev/mapper/n "$TMP/shadow" $((seed += 17)) $operations 4
+	limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
 	dmsetup message n 0 invalidate
-	timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+	limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
 	dmu_leave
 }
 seed=1
@@ -49,10 +49,10 @@ dmu_node granule:4096
 for mode in sections mixed; do
 	dmu_fresh
 	dmu_serve -m $mode
-	timeout 600 dmu-model run /dev/mapper/n "$TMP/shadow" 71 $operations 4
-	timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+	limited 600 dmu-model run /dev/mapper/n "$TMP/shadow" 71 $operations 4
+	limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
 	dmsetup message n 0 invalidate
-	timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+	limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
 	dmu_leave
 done
 
@@ -61,8 +61,8 @@ subtest "a new daemon hears of a block that was written before it is to zero a p
 dmu_fresh
 dmu_serve -m blocks -N
 dd if=/dev/urandom of="$TMP/new" bs=4096 count=1 2>/dev/null
-timeout 60 dd if="$TMP/new" of=/dev/mapper/n bs=4096 seek=33 count=1 oflag=direct 2>/dev/null
-timeout 60 blkdiscard -z -o $((40 * 4096)) -l 4096 /dev/mapper/n &
+limited 60 dd if="$TMP/new" of=/dev/mapper/n bs=4096 seek=33 count=1 oflag=direct 2>/dev/null
+timeout "$(patience 60)" blkdiscard -z -o $((40 * 4096)) -l 4096 /dev/mapper/n &
 zeroing=$!
 wait_for 20 '[ "$(dmu_status pending)" -gt 0 ]'
 dmu_kill
@@ -78,8 +78,8 @@ dmsetup suspend n
 dmsetup resume n
 dmu_fresh
 dmu_serve -m mixed
-timeout 600 dmu-model run /dev/mapper/n "$TMP/shadow" 5 $operations 4
-timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+limited 600 dmu-model run /dev/mapper/n "$TMP/shadow" 5 $operations 4
+limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
 dmu_leave
 dmu_line granule:4096 | dmsetup load n
 dmsetup suspend n
@@ -89,7 +89,7 @@ killed() {
 	subtest "the daemon is killed and replaced $kills times under load: $1"
 	dmu_fresh
 	dmu_serve -m "$1" -r 50
-	timeout 900 dmu-model run /dev/mapper/n "$TMP/shadow" 99 1000000 4 >"$TMP/said" 2>&1 &
+	timeout "$(patience 900)" dmu-model run /dev/mapper/n "$TMP/shadow" 99 1000000 4 >"$TMP/said" 2>&1 &
 	load=$!
 	done=0
 	while [ $done -lt "$kills" ]; do
@@ -103,9 +103,9 @@ killed() {
 	kill $load
 	wait $load || fail "after $done kills: $(cat "$TMP/said")"
 	cat "$TMP/said"
-	timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+	limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
 	dmsetup message n 0 invalidate
-	timeout 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
+	limited 300 dmu-model verify /dev/mapper/n "$TMP/shadow"
 	dmu_leave
 }
 kills=8

@@ -103,13 +103,13 @@ grep -qi 'not permitted' "$TMP/said" || fail "$(cat "$TMP/said")"
 chmod 600 /dev/dm-userspace
 
 subtest "records of every wrong shape"
-timeout 200 dmu-evil "$dmu_key" /dev/mapper/n
+limited 200 dmu-evil "$dmu_key" /dev/mapper/n
 
 subtest "and the target works"
 dmu_fresh
 dmsetup message n 0 no_daemon_timeout 0
 dmu_serve
-timeout 100 dmu-model run /dev/mapper/n "$TMP/shadow" 3 500 2
+limited 100 dmu-model run /dev/mapper/n "$TMP/shadow" 3 500 2
 dmu_leave
 
 subtest "nothing is left"

@@ -99,7 +99,7 @@ dmsetup message n 0 invalidate
 subtest "answers that do not help end in an error, not in a hang"
 dmu_serve -u
 dmu-model verify /dev/mapper/n "$TMP/shadow"
-if timeout 20 dd if=/dev/zero of=/dev/mapper/n bs=4k count=1 oflag=direct 2>"$TMP/said"; then
+if limited 20 dd if=/dev/zero of=/dev/mapper/n bs=4k count=1 oflag=direct 2>"$TMP/said"; then
 	fail "written"
 fi
 grep -q 'Input/output error' "$TMP/said" || fail "$(cat "$TMP/said")"

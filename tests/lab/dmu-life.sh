@@ -64,7 +64,7 @@ dmsetup resume n
 subtest "hand-over under load, ten times"
 dmu_fresh
 dmu_serve -m mixed
-timeout 400 dmu-model run /dev/mapper/n "$TMP/shadow" 5 1000000 4 >"$TMP/said" 2>&1 &
+timeout "$(patience 400)" dmu-model run /dev/mapper/n "$TMP/shadow" 5 1000000 4 >"$TMP/said" 2>&1 &
 load=$!
 for i in 1 2 3 4 5 6 7 8 9 10; do
 	old=$dmu_pid
@@ -87,7 +87,7 @@ dmsetup message n 0 invalidate
 dmu-model verify /dev/mapper/n "$TMP/shadow"
 
 subtest "suspended, reloaded and resumed under load, both ways"
-timeout 400 dmu-model run /dev/mapper/n "$TMP/shadow" 6 1000000 4 >"$TMP/said" 2>&1 &
+timeout "$(patience 400)" dmu-model run /dev/mapper/n "$TMP/shadow" 6 1000000 4 >"$TMP/said" 2>&1 &
 load=$!
 for i in 1 2 3 4 5 6 7 8 9 10; do
 	dmu_line granule:4096 | dmsetup load n
@@ -107,7 +107,7 @@ dmsetup message n 0 invalidate
 read_at 1 >"$TMP/got" &
 reader=$!
 wait_for 20 '[ "$(dmu_status pending)" -gt 0 ]'
-timeout 20 dmsetup suspend --noflush --nolockfs n
+limited 20 dmsetup suspend --noflush --nolockfs n
 [ "$(dmu_status pending)" = 0 ] || fail "$(dmsetup status n)"
 dmsetup resume n
 wait_for 20 '[ "$(dmu_status pending)" -gt 0 ]'

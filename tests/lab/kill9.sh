@@ -54,7 +54,7 @@ stuck() {
 # Says who waits, and ends the test, when nothing moves.
 watchdog() {
 	while sleep 5; do
-		[ $(($(date +%s) - $(stat -c %Y "$TMP/moves"))) -gt 150 ] || continue
+		[ $(($(date +%s) - $(stat -c %Y "$TMP/moves"))) -gt $(patience 150) ] || continue
 		echo "nothing moves; cowd: $(cowctl list 2>&1)"
 		stuck
 		kill -KILL $$
@@ -66,7 +66,7 @@ hot_start() {
 	rm -f "$TMP/hot.status"
 	(
 		hot_status=0
-		payload run -z -k 300 -t 2 -n 60 -f ${hot_at}M -l ${hot}M -S "$TMP/hot" "$disk" \
+		payload run -z -k $(patience 300) -t 2 -n 60 -f ${hot_at}M -l ${hot}M -S "$TMP/hot" "$disk" \
 			>"$TMP/hot.out" 2>&1 || hot_status=$?
 		echo $hot_status >"$TMP/hot.status.new"
 		mv "$TMP/hot.status.new" "$TMP/hot.status"
@@ -74,7 +74,7 @@ hot_start() {
 }
 
 hot_end() {	# SECONDS WHAT: false if it goes on longer
-	hot_left=$(($1 * 10))
+	hot_left=$(($(patience "$1") * 10))
 	until [ -e "$TMP/hot.status" ]; do
 		[ $hot_left -gt 0 ] || return 1
 		hot_left=$((hot_left - 1))
@@ -139,7 +139,7 @@ for fe in $fes; do
 	echo 0 >"$TMP/fios"
 	payload fill -s "$seed" -f ${hot_at}M -l ${hot}M "$disk"
 	payload run -z -t 2 -n 10 -s "$seed" -f ${hot_at}M -l ${hot}M -S "$TMP/hot" "$disk" >/dev/null
-	"$BUILD/tests/lab/payload" run -s "$seed" -w 2M -l ${hot_at}M -S "$TMP/state" "$disk" \
+	"$BUILD/tests/lab/payload" run -k $(patience 120) -s "$seed" -w 2M -l ${hot_at}M -S "$TMP/state" "$disk" \
 		>"$TMP/load" 2>&1 &
 	load=$!
 	wait_for 20 '[ -s "$TMP/load" ]'

@@ -119,7 +119,7 @@ new_overlay() {
 }
 
 bounded() {
-	node_limit=$(($(date +%s) + $1 * ${TEST_PATIENCE:-1}))
+	node_limit=$(($(date +%s) + $(patience "$1")))
 	shift
 	rm -f "$TMP/ended"
 	(

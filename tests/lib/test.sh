@@ -10,6 +10,8 @@
 #	expect_fail 'CMD' REGEX  CMD fails and says why in exactly one line on
 #	                         standard error that matches; sets $status, $said
 #	wait_for SECONDS 'CMD'   until CMD succeeds, or fails the test
+#	patience SECONDS         as many times more as $TEST_PATIENCE says
+#	limited SECONDS CMD...   CMD is ended then, with status 124
 #	wait_locked FILE         until some process has locks in FILE, as QEMU and we take them
 #	kill_hard PID            kill -9, and waits until it is gone (a zombie is)
 #	killed_at CALL PATH CMD...   CMD is killed at its first system call CALL for PATH;
@@ -106,8 +108,18 @@ expect_fail() {
 	echo "$said" | grep -Eq -- "$2" || fail "$1: said '$said', which does not match '$2'"
 }
 
+patience() {
+	echo $(($1 * ${TEST_PATIENCE:-1}))
+}
+
+limited() {
+	test_limit=$(patience "$1")
+	shift
+	timeout "$test_limit" "$@"
+}
+
 wait_for() {
-	test_tries=$(($1 * 20 * ${TEST_PATIENCE:-1}))
+	test_tries=$(($(patience "$1") * 20))
 	until eval "$2"; do
 		test_tries=$((test_tries - 1))
 		[ $test_tries -gt 0 ] || fail "waited $1 s in vain for: $2"
