@@ -71,6 +71,16 @@ static void bad_entry(struct check *ck, const char *what, uint64_t where)
 	cow_report_say(ck->rep, false, "%s %llu is damaged", what, (unsigned long long)where);
 }
 
+/* Bits that mean nothing there: the rest of the entry means what it always does. */
+static void odd_bits(struct check *ck, uint64_t bits, const char *what, uint64_t where)
+{
+	if (!bits || !ck->report)
+		return;
+	ck->rep->corruptions++;
+	ck->left++;
+	cow_report_say(ck->rep, false, "%s %llu has bits set that mean nothing", what, (unsigned long long)where);
+}
+
 static int read_failed(struct check *ck, int rc, const char *what)
 {
 	return cow_err_sys(ck->err, rc, "%s: %s", ck->img->path, what);
@@ -115,16 +125,19 @@ static void walk_external(struct check *ck, const uint8_t *p, uint64_t virt)
 	uint32_t alloc = (uint32_t)bitmap, zero = (uint32_t)(bitmap >> 32);
 
 	if ((e & QCOW2_COMPRESSED) || (host && off != virt) || (q->extl2 && (e & QCOW2_ZERO)) ||
-	    (alloc & zero) || (alloc && !host))
+	    (alloc & zero) || (alloc && !host)) {
 		bad_entry(ck, "L2 entry of byte", virt);
-	else if (host && ck->report)
+		return;
+	}
+	odd_bits(ck, e & QCOW2_L2_RESERVED, "L2 entry of byte", virt);
+	if (host && ck->report)
 		ck->rep->data_bytes += q->cluster;
 }
 
 static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool active)
 {
 	const struct qcow2 *q = ck->q;
-	uint64_t e = cow_get_be64(p), off = e & QCOW2_OFFSET_MASK, bytes;
+	uint64_t e = cow_get_be64(p), off = e & QCOW2_OFFSET_MASK, odd = e & QCOW2_L2_RESERVED, bytes;
 
 	if (qcow2_external(q)) {
 		walk_external(ck, p, virt);
@@ -138,6 +151,7 @@ static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool a
 			return;
 		}
 		ref_bytes(ck, off, bytes, KIND_DATA);
+		odd = q->extl2 ? cow_get_be64(p + 8) : 0;	/* it has no subclusters */
 	} else if ((off & (q->cluster - 1)) || ((e & QCOW2_ZERO) && q->version < 3) ||
 		   (q->extl2 && !bitmap_ok(e, cow_get_be64(p + 8)))) {
 		bad_entry(ck, "L2 entry of byte", virt);
@@ -145,10 +159,9 @@ static void walk_entry(struct check *ck, const uint8_t *p, uint64_t virt, bool a
 	} else if (off) {
 		ck->uncopied |= active && !(e & QCOW2_COPIED);
 		ref_cluster(ck, off >> q->cluster_bits, KIND_DATA);
-	} else {
-		return;
 	}
-	if (active && ck->report)
+	odd_bits(ck, odd, "L2 entry of byte", virt);
+	if (off && active && ck->report)
 		ck->rep->data_bytes += q->cluster;
 }
 
@@ -183,6 +196,8 @@ static int walk_l1(struct check *ck, uint64_t l1_off, uint64_t l1_size, bool act
 		for (uint64_t i = 0; i < n && rc == 0; i++) {
 			uint64_t off = be64toh(buf[i]) & QCOW2_OFFSET_MASK;
 
+			odd_bits(ck, be64toh(buf[i]) & (off ? QCOW2_L1_RESERVED : UINT64_MAX), "L1 entry",
+				 at + i);
 			if (off == 0)
 				continue;
 			if (!qcow2_host_ok(ck->q, off)) {

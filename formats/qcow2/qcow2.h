@@ -69,6 +69,8 @@
 
 /* Entries */
 #define QCOW2_OFFSET_MASK	0x00fffffffffffe00ULL	/* of L1, L2 and refcount table entries */
+#define QCOW2_L1_RESERVED	0x7f000000000001ffULL	/* bits without a meaning */
+#define QCOW2_L2_RESERVED	0x3f000000000001feULL	/* of entries that are not compressed */
 #define QCOW2_COPIED		(1ULL << 63)		/* refcount is exactly 1 */
 #define QCOW2_COMPRESSED	(1ULL << 62)
 #define QCOW2_ZERO		(1ULL << 0)		/* not with extended entries */

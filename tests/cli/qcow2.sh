@@ -192,6 +192,10 @@ for change in 'l2[3] ^= 1 << 63' 'l1[0] ^= 1 << 63' 'l2[5] = l2[4]'; do
 	both_clean r.qcow2
 done
 damaged 'l2[6] = l1[0]'			# data upon a table
+damaged 'l2[3] |= 1 << 57'		# bits that mean nothing, neither here
+damaged 'l1[0] |= 1 << 3'		# nor there
+cowimg check -q -f qcow2 -r all r.qcow2 && fail "bits that mean nothing were repaired" || :
+cowimg read -q -f qcow2 r.qcow2 - | cmp - want.raw || fail "bits that mean nothing change what is read"
 damaged 'l2[511] = 1 << 63 | 7 << 40'	# behind all that refcounts can be told of
 cowimg check -q -f qcow2 sound.qcow2
 
