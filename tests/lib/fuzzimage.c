@@ -85,13 +85,19 @@ static void make_pristine(const struct fuzzimage_kind *kind, struct cow_sim *sto
 static void copy_pristine(const struct fuzzimage_kind *kind, struct cow_sim *sim, struct fuzz_in *in)
 {
 	static struct cow_sim *store;
+	static const struct fuzzimage_kind *of;
 	static bool made[FUZZIMAGE_OPTIONS_MAX][COW_ARRAY_SIZE(sizes)];
 	unsigned option = (unsigned)(fuzz_num(in, 1) % kind->n);
 	unsigned size = (unsigned)(fuzz_num(in, 1) % COW_ARRAY_SIZE(sizes));
 	char name[NAME_MAX_LEN];
 
-	if (!store)
+	if (of != kind) {	/* hardly ever: a target has one */
+		if (store)
+			cow_sim_free(store);
 		store = cow_sim_new(1);
+		memset(made, 0, sizeof(made));
+		of = kind;
+	}
 	FUZZ_CHECK(store && kind->n <= FUZZIMAGE_OPTIONS_MAX);
 	pristine_name(name, option, size);
 	if (!made[option][size])
@@ -100,7 +106,7 @@ static void copy_pristine(const struct fuzzimage_kind *kind, struct cow_sim *sim
 	FUZZ_CHECK(cow_sim_crash(store, name, 0, COW_SIM_PREFIX, 0, sim, FUZZIMAGE) == 0);
 }
 
-static void make_image(const struct fuzzimage_kind *kind, struct cow_sim *sim, struct fuzz_in *in)
+void fuzzimage_make(const struct fuzzimage_kind *kind, struct cow_sim *sim, struct fuzz_in *in)
 {
 	static uint8_t buf[RAW_MAX];
 	size_t len;
@@ -249,7 +255,7 @@ int fuzzimage_run(const struct fuzzimage_kind *kind, enum fuzzimage_what what, c
 		cow_sim_free(sim);
 		return 0;
 	}
-	make_image(kind, sim, &in);
+	fuzzimage_make(kind, sim, &in);
 	if (what == FUZZIMAGE_OPEN || what == FUZZIMAGE_READ || what == FUZZIMAGE_CHECK)
 		look_only(kind, what, sim, &in);
 	if (what == FUZZIMAGE_OPEN || what == FUZZIMAGE_WRITE || what == FUZZIMAGE_WHOLE)

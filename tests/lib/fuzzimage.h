@@ -41,6 +41,9 @@ enum fuzzimage_what {
 	FUZZIMAGE_WHOLE,	/* snapshots and other sizes */
 };
 
+/* Makes the image from the front of @in: the file FUZZIMAGE of @sim. */
+void fuzzimage_make(const struct fuzzimage_kind *kind, struct cow_sim *sim, struct fuzz_in *in);
+
 /* All of it, for one input. Returns what libFuzzer's entry point does. */
 int fuzzimage_run(const struct fuzzimage_kind *kind, enum fuzzimage_what what, const uint8_t *data,
 		  size_t size);
