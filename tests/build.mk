@@ -104,8 +104,8 @@ check-asan:
 check-asan-now: test-bins
 	$(Q)FAULT=$${FAULT:-quick} $(RUN) $(RUN_BINS) $(RUN_SH)
 # Those that do more with FAULT=full.
-LONG_BINS := $(BUILD)/tests/fault/% $(BUILD)/tests/frontend/kill9
-LONG_SH   := tests/fault/% tests/frontend/mkfs.sh tests/scale/% \
+LONG_BINS := $(BUILD)/tests/fault/% $(BUILD)/tests/frontend/kill9 $(BUILD)/tests/cli/qemu-differ
+LONG_SH   := tests/fault/% tests/frontend/mkfs.sh tests/scale/% tests/cli/qcow2-histories.sh \
 	$(foreach t,kill9 crash faults races stress,tests/lab/$t.sh)
 check-fault:
 	$(Q)sh contrib/build/setup.sh build test
