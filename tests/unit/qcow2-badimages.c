@@ -119,7 +119,7 @@ static const struct field_case fields[] = {
 	{ "extension type", 112, 4, 0x23852875, BAD_ANY },
 	{ "extension type", 112, 4, 0x0537be77, BAD_OPENS },
 	{ "extension type", 112, 4, 1, BAD_OPENS }, { "extension type", 112, 4, M1, BAD_OPENS },
-	{ "extension type", 112, 4, 0x44415441, BAD_OPENS },
+	{ "extension type", 112, 4, 0x44415441, BAD_REFUSED },
 	{ "extension length", 116, 4, 0, BAD_ANY }, { "extension length", 116, 4, 1, BAD_ANY },
 	{ "extension length", 116, 4, 4096, BAD_REFUSED },
 	{ "extension length", 116, 4, 3977, BAD_REFUSED },
@@ -572,7 +572,7 @@ TEST(tables_over_metadata)
 #ifdef HAVE_GCRYPT
 
 #define KEY "key_file=/proc/sys/kernel/ostype"	/* any file that is there, and stays as it is */
-#define EXT QCOW2_H_BYTES			/* the first extension is that of LUKS */
+#define EXT (QCOW2_H_BYTES + 16)		/* of LUKS, behind the place of the one with the base's format */
 #define LUKS 16384u				/* behind the L1 table: the header, */
 #define LUKS_BYTES 2052096u
 #define SLOT0 (LUKS + 208)			/* its slots, of which the first is in use */
