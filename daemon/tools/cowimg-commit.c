@@ -29,23 +29,31 @@ static bool progress(void *opaque, uint64_t done, uint64_t total)
 	return img_progress_tick(opaque, done, total);
 }
 
-int img_do_commit(const struct img_cmd *cmd, const char *path)
+static int commit(const struct img_cmd *cmd, const char *path, struct cow_chain *c)
 {
 	struct img_progress p;
 	struct cow_err err = { 0 };
-	struct cow_chain *c;
-	int r, status = IMG_OK;
+	int r;
 
-	if (img_open(cmd, path, COW_OPEN_WRITE, &c))
-		return IMG_FAILED;
 	img_progress_begin(&p, cmd);
 	r = cow_chain_commit(c, progress, &p, &err);
 	img_progress_end(&p);
 	if (r == -ECANCELED && p.stopped_by)
-		status = img_fail_msg(cmd, "%s: %s; the image reads the same as before, and commit "
-				      "can be run again", path, img_progress_why(&p));
-	else if (r)
-		status = img_fail(cmd, r, &err);
+		return img_fail_msg(cmd, "%s: %s; the image reads the same as before, and commit "
+				    "can be run again", path, img_progress_why(&p));
+	return r ? img_fail(cmd, r, &err) : IMG_OK;
+}
+
+int img_do_commit(const struct img_cmd *cmd, const char *path)
+{
+	struct cow_chain *c;
+	int status;
+
+	if (img_open(cmd, path, COW_OPEN_WRITE, &c))
+		return IMG_FAILED;
+	status = img_spare_snapshots(cmd, path, c);
+	if (status == IMG_OK)
+		status = commit(cmd, path, c);
 	status = img_close(cmd, c, path, status);
 	if (status == IMG_OK && !cmd->quiet)
 		printf("Image committed.\n");

@@ -370,6 +370,32 @@ struct img_cmd img_second(const struct img_cmd *cmd, const char *format)
 	return second;
 }
 
+static int count_snapshot(void *opaque, const struct cow_snapshot *s)
+{
+	unsigned *n = opaque;
+
+	(void)s;
+	(*n)++;
+	return 0;
+}
+
+int img_spare_snapshots(const struct img_cmd *cmd, const char *path, struct cow_chain *c)
+{
+	struct cow_err err = { 0 };
+	unsigned n = 0;
+	int r;
+
+	if (cmd->force || !cow_chain_image(c, 0)->fmt->snapshots)
+		return IMG_OK;
+	r = cow_chain_snapshots(c, count_snapshot, &n, &err);
+	if (r)
+		return img_fail(cmd, r, &err);
+	if (n == 0)
+		return IMG_OK;
+	return img_fail_msg(cmd, "%s: has snapshots, and would change what they show of the base; --force "
+			    "accepts it", path);
+}
+
 int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret)
 {
 	struct cow_chain_cfg cfg = img_chain_cfg(cmd, path, flags);

@@ -48,33 +48,6 @@ static int rebase_recorded(const struct img_cmd *cmd, const char *path)
 	return img_close(cmd, c, path, status);
 }
 
-static int count(void *opaque, const struct cow_snapshot *s)
-{
-	unsigned *n = opaque;
-
-	(void)s;
-	(*n)++;
-	return 0;
-}
-
-/* What is copied is what the disk shows; snapshots go on reading from the base, whichever it is. */
-static int spare_snapshots(const struct img_cmd *cmd, const char *path, struct cow_chain *c)
-{
-	struct cow_err err = { 0 };
-	unsigned n = 0;
-	int r;
-
-	if (cmd->force || !cow_chain_image(c, 0)->fmt->snapshots)
-		return IMG_OK;
-	r = cow_chain_snapshots(c, count, &n, &err);
-	if (r)
-		return img_fail(cmd, r, &err);
-	if (n == 0)
-		return IMG_OK;
-	return img_fail_msg(cmd, "%s: has snapshots, and what they show of the old base would become that of "
-			    "the new one; --force accepts it", path);
-}
-
 static int rebase_none(const struct img_cmd *cmd, const char *path)
 {
 	struct img_cmd top = *cmd;
@@ -85,7 +58,7 @@ static int rebase_none(const struct img_cmd *cmd, const char *path)
 	top.no_backing = true;
 	if (img_open(&top, path, COW_OPEN_WRITE, &c))
 		return IMG_FAILED;
-	status = spare_snapshots(cmd, path, c);
+	status = img_spare_snapshots(cmd, path, c);
 	r = status == IMG_OK ? cow_chain_rebase(c, NULL, "", cmd->force, &err) : 0;
 	if (r)
 		status = img_fail(cmd, r, &err);
@@ -206,7 +179,7 @@ static int keep_and_record(struct rebase *rb)
 
 	if (cow_chain_depth(rb->pair.a.c) < 2)
 		return img_fail_msg(rb->cmd, "%s: has no base", rb->path);
-	if (spare_snapshots(rb->cmd, rb->path, rb->pair.a.c))
+	if (img_spare_snapshots(rb->cmd, rb->path, rb->pair.a.c))
 		return IMG_FAILED;
 	rb->pair.a.first = 1;
 	rb->pair.a.size = cow_chain_image(rb->pair.a.c, 1)->size;

@@ -126,6 +126,11 @@ struct cow_chain_cfg img_chain_cfg(const struct img_cmd *cmd, const char *path, 
 struct img_cmd img_second(const struct img_cmd *cmd, const char *format);
 /* Opens @path like that; failures are printed. */
 int img_open(const struct img_cmd *cmd, const char *path, uint32_t flags, struct cow_chain **ret);
+/*
+ * Snapshots inside an image read from its base, whichever it is and whatever is written there. IMG_OK,
+ * or IMG_FAILED after a sentence when the top of @c has some, unless the command says --force.
+ */
+int img_spare_snapshots(const struct img_cmd *cmd, const char *path, struct cow_chain *c);
 /* Are layers [@from_a, ...) of @a and [@from_b, ...) of @b, which were opened without options, the same files? */
 bool img_same_layers(struct cow_chain *a, unsigned from_a, struct cow_chain *b, unsigned from_b);
 /* Closes @c (may be NULL); a failed flush is printed and makes an IMG_OK status IMG_FAILED. */

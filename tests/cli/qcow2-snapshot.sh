@@ -188,7 +188,8 @@ cowimg create -q -f qcow2 -b o.qcow2 -F qcow2 top.qcow2
 cowimg write -q -f qcow2 top.qcow2 one.raw
 snap -c kept top.qcow2
 cowimg write -q -f qcow2 top.qcow2 two.raw
-cowimg commit -q -f qcow2 top.qcow2
+expect_fail 'cowimg commit -f qcow2 top.qcow2' 'top.qcow2: has snapshots.*--force'
+cowimg commit -q -f qcow2 --force top.qcow2
 both_clean top.qcow2
 both_read top.qcow2 two.raw
 both_read o.qcow2 two.raw
