@@ -254,8 +254,8 @@ static int open_image(struct cow_chain *c, struct cow_layer *l, const struct cow
 	if (bytes == 0 && (fmt->verify || fmt->seal))
 		bytes = l->file.size;
 	bytes = cow_min(bytes, c->cache_bytes);
-	if (!write && l->img.session)	/* room for what a killed writer left, see meta_adopt() */
-		bytes = cow_max(bytes, ADOPT_BYTES);
+	if (!write)
+		bytes = cow_max(bytes, cow_min(meta_adopt_bytes(&l->img, &l->file), ADOPT_BYTES));
 	rc = meta_init(&l->meta, &l->img, &l->file, bytes, c->persist && write && fmt->begin, err);
 	l->img.meta = &l->meta;
 	return rc ? rc : meta_adopt(&l->meta, write, err);

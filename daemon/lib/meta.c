@@ -619,6 +619,18 @@ static uint32_t count_dirty(const struct vmap *v)
 	return n;
 }
 
+uint64_t meta_adopt_bytes(const struct cow_image *img, const struct cow_file *file)
+{
+	struct vmap dead;
+	uint64_t n;
+
+	if (img->session == 0 || file->fd < 0 || vmap_find(&dead, file->dev, file->ino, img->session))
+		return 0;
+	n = count_dirty(&dead);
+	vmap_destroy(&dead, false);
+	return (n + META_SLOTS_MIN) * COW_META_BLOCK;
+}
+
 int meta_adopt(struct cow_meta *m, bool write, struct cow_err *err)
 {
 	uint64_t session = m->img->session;

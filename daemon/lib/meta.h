@@ -64,6 +64,8 @@ extern COW_EXPORT bool cow_meta_test_miss;
 int meta_init(struct cow_meta *m, struct cow_image *img, struct cow_file *files, uint64_t bytes,
 	      bool persist, struct cow_err *err);
 void meta_fini(struct cow_meta *m, bool forget);
+/* Bytes of cache that meta_adopt() needs of a reader. */
+uint64_t meta_adopt_bytes(const struct cow_image *img, const struct cow_file *file);
 /* Changes of session @img->session that a killed process left: written to the file, or only cached. */
 int meta_adopt(struct cow_meta *m, bool write, struct cow_err *err);
 

@@ -3,7 +3,9 @@
  * Crafted images: bytes are put into one that the library made, then it is opened
  * in every way and used. Each is refused in one sentence, or used soundly: no
  * crash, the header is not written over, what was written reads back, and nothing
- * becomes worse that was well.
+ * becomes worse that was well. That takes at most 64 MiB of memory, counted as it is
+ * asked for, and each call one second of the processor; under sanitizers and valgrind
+ * only what hangs is noticed.
  */
 #ifndef COW_TEST_BADIMAGE_H
 #define COW_TEST_BADIMAGE_H
@@ -41,7 +43,14 @@ void bad_judge(const char *name, enum bad_expect expect);
 /* A fresh one with one number changed. */
 void bad_with(const char *options, const char *name, uint64_t off, unsigned bytes, uint64_t value,
 	      enum bad_expect expect);
-/* Prints how many were judged so far, and how many of them were refused. */
+/* Prints how many were judged so far, how many of them were refused, and what the dearest took. */
 void bad_tell(void);
+/* At the end: at least @least were judged. */
+void bad_enough(unsigned least);
+/* The bounds for what comes in between; bad_judge() keeps them by itself. */
+void bad_bounds_begin(const char *name);
+void bad_bounds_end(void);
+/* @rc of a call that ended; with lack of memory, which the bounds make, the case has failed. */
+int bad_within(int rc);
 
 #endif

@@ -639,3 +639,8 @@ TEST(encryption)
 }
 
 #endif
+
+TEST(images_enough)
+{
+	bad_enough(300);
+}
