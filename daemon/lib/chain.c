@@ -191,6 +191,8 @@ static void close_layer(struct cow_layer *l, bool forget)
 	if (l->data.io)
 		l->data.io->ops->close(&l->data);
 	cow_free(l->path);
+	cow_free(l->beneath);
+	cow_free(l->name);
 	l->chain->layers[l->index] = NULL;
 	cow_free(l);
 }
@@ -267,6 +269,14 @@ static int lock_file(struct cow_chain *c, struct cow_file *f, bool write, struct
 	return f->io->ops->lock(f, write, err);
 }
 
+/* For who opens the file again: it is to be looked for in the same place. */
+static int keep_spec(struct cow_layer *l, const struct cow_open_spec *spec)
+{
+	l->name = cow_strdup(spec->path);
+	l->beneath = spec->beneath ? cow_strdup(spec->beneath) : NULL;
+	return l->name && (l->beneath || !spec->beneath) ? 0 : -ENOMEM;
+}
+
 /* Opens layer @c->n; on success the chain is one deeper. */
 static int open_layer(struct cow_chain *c, const char *format, const struct cow_open_spec *spec,
 		      const struct cow_args *args, uint32_t flags, struct cow_err *err)
@@ -295,7 +305,7 @@ static int open_layer(struct cow_chain *c, const char *format, const struct cow_
 		if (rc == 0) {
 			cow_free(l->path);
 			l->path = cow_strdup(l->file.path);
-			rc = l->path ? 0 : -ENOMEM;
+			rc = l->path ? keep_spec(l, spec) : -ENOMEM;
 		}
 	}
 	if (rc == 0)
@@ -608,15 +618,15 @@ int chain_alloc(const struct cow_chain_cfg *cfg, struct cow_chain **ret)
 	return 0;
 }
 
-int cow_chain_open(const struct cow_chain_cfg *cfg, struct cow_chain **ret, struct cow_err *err)
+int chain_open_spec(const struct cow_chain_cfg *cfg, const struct cow_open_spec *spec,
+		    struct cow_chain **ret, struct cow_err *err)
 {
-	struct cow_open_spec spec = { .path = cfg->path, .write = cfg->flags & COW_OPEN_WRITE };
 	struct cow_chain *c;
 	int rc = chain_alloc(cfg, &c);
 
 	if (rc)
 		return cow_err_sys(err, rc, "%s", cfg->path);
-	rc = open_layer(c, cfg->format, &spec, cfg->args, cfg->flags, err);
+	rc = open_layer(c, cfg->format, spec, cfg->args, cfg->flags, err);
 	if (rc == 0 && !cfg->no_backing)
 		rc = chain_open_lower(c, cfg->flags, err);
 	if (rc) {
@@ -625,6 +635,13 @@ int cow_chain_open(const struct cow_chain_cfg *cfg, struct cow_chain **ret, stru
 	}
 	*ret = c;
 	return 0;
+}
+
+int cow_chain_open(const struct cow_chain_cfg *cfg, struct cow_chain **ret, struct cow_err *err)
+{
+	struct cow_open_spec spec = { .path = cfg->path, .write = cfg->flags & COW_OPEN_WRITE };
+
+	return chain_open_spec(cfg, &spec, ret, err);
 }
 
 int chain_end(struct cow_chain *c, bool *ret_forget)

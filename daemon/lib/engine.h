@@ -26,6 +26,7 @@ struct cow_layer {
 	struct encoded *encoded;	/* the extents decoded last, or NULL */
 	struct cow_args *base_args;	/* options for the layer below, or NULL */
 	char *path;
+	char *beneath, *name;		/* where its file was found, as in cow_open_spec; NULL without one */
 };
 
 /* A data operation of a read, and what it takes to decipher what comes. */
@@ -163,6 +164,9 @@ void chain_assert_thread(const struct cow_chain *c);
 void chain_fail(struct cow_chain *c, enum cow_chain_mode mode, int why, const char *what);
 /* First change of a session: header, nonce, volatile map. 0 or -errno. */
 int chain_begin(struct cow_chain *c);
+/* As cow_chain_open(), but for the image's file, which is looked for as @spec says. */
+int chain_open_spec(const struct cow_chain_cfg *cfg, const struct cow_open_spec *spec,
+		    struct cow_chain **ret, struct cow_err *err);
 
 /* flush.c */
 void flush_submit(struct cow_chain *c, struct cow_req *req);

@@ -642,13 +642,44 @@ static int commit_into(struct commit *m, struct cow_err *err)
 	return rc ? rc : cow_chain_flush(m->base);
 }
 
-/* The base as a chain of its own, for writing. The top's own layers below are closed. */
-static int open_base_for_commit(struct cow_chain *c, const char *path, const char *format,
+/* What is known of the base while it is closed. */
+struct commit_base {
+	char *path, *beneath, *name;
+	const char *format;
+	uint64_t dev, ino;
+};
+
+static int note_base(const struct cow_layer *l, struct commit_base *ret)
+{
+	ret->path = cow_strdup(l->path);
+	ret->name = l->name ? cow_strdup(l->name) : NULL;
+	ret->beneath = l->beneath ? cow_strdup(l->beneath) : NULL;
+	ret->format = l->img.fmt->name;
+	ret->dev = l->file.dev;
+	ret->ino = l->file.ino;
+	return ret->path && !ret->name == !l->name && !ret->beneath == !l->beneath ? 0 : -ENOMEM;
+}
+
+static void forget_base(struct commit_base *b)
+{
+	cow_free(b->path);
+	cow_free(b->beneath);
+	cow_free(b->name);
+}
+
+/*
+ * The base as a chain of its own, for writing, found where it was found for reading: a link that
+ * came into its place leads nowhere else. The top's own layers below are closed.
+ */
+static int open_base_for_commit(struct cow_chain *c, const struct commit_base *b,
 				struct cow_chain **ret, struct cow_err *err)
 {
+	struct cow_open_spec spec = {
+		.path = b->name ? b->name : b->path, .beneath = b->beneath, .write = true,
+	};
 	struct cow_chain_cfg cfg = {
-		.format = format,
-		.path = path,
+		.format = b->format,
+		.path = b->path,
 		.args = c->layers[0]->base_args,
 		.flags = COW_OPEN_WRITE,
 		.backing = c->backing && c->backing[0] ? (const char *const *)c->backing + 1 : NULL,
@@ -658,7 +689,7 @@ static int open_base_for_commit(struct cow_chain *c, const char *path, const cha
 		.io_arg = c->io->arg,
 	};
 
-	return cow_chain_open(&cfg, ret, err);
+	return chain_open_spec(&cfg, &spec, ret, err);
 }
 
 /*
@@ -675,27 +706,25 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 	struct cow_image *img = &c->layers[0]->img;
 	struct commit m = { .top = c, .progress = progress, .opaque = opaque };
 	struct cow_identity now;
-	char *path COW_CLEANUP_FREE = NULL;
-	const char *format;
-	uint64_t dev, ino;
+	struct commit_base b;
 	int rc = need_writable(c, err), closed, lower;
 
 	if (rc)
 		return rc;
 	if (c->n < 2 || !(img->fmt->caps & COW_CAP_COMMIT))
 		return cow_err_set(err, -EINVAL, "%s: has no base to commit into", img->path);
-	path = cow_strdup(c->layers[1]->path);
-	format = c->layers[1]->img.fmt->name;
-	dev = c->layers[1]->file.dev;
-	ino = c->layers[1]->file.ino;
-	rc = path ? quiesce(c, err) : -ENOMEM;
-	if (rc)
+	rc = note_base(c->layers[1], &b);
+	if (rc == 0)
+		rc = quiesce(c, err);
+	if (rc) {
+		forget_base(&b);
 		return cow_err_set(err, rc, "%s: commit: %s", img->path, strerror(-rc));
+	}
 	chain_close_lower(c);
-	rc = open_base_for_commit(c, path, format, &m.base, err);
+	rc = open_base_for_commit(c, &b, &m.base, err);
 	if (rc == 0) {
-		if (m.base->layers[0]->file.dev != dev || m.base->layers[0]->file.ino != ino)
-			rc = cow_err_set(err, -ESTALE, "%s: is another file than a moment ago", path);
+		if (m.base->layers[0]->file.dev != b.dev || m.base->layers[0]->file.ino != b.ino)
+			rc = cow_err_set(err, -ESTALE, "%s: is another file than a moment ago", b.path);
 		if (rc == 0)
 			rc = chain_begin(c);
 		if (rc == 0)
@@ -705,6 +734,7 @@ int cow_chain_commit(struct cow_chain *c, bool (*progress)(void *, uint64_t, uin
 		closed = cow_chain_close(m.base);
 		rc = rc ? rc : closed;
 	}
+	forget_base(&b);
 	lower = chain_open_lower(c, COW_OPEN_FORCE, err);
 	if (lower)
 		chain_fail(c, COW_MODE_FAIL, lower, "opening the base again");
