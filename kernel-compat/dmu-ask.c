@@ -477,7 +477,18 @@ static int need_table(struct dmu_object *o, u64 start)
 	return r;
 }
 
-/* Writes the blocks down, those aside that are being made just now. */
+/* The block is being made, or was, and the answer may be from before the daemon heard of it. Under object.lock. */
+static bool block_ahead(const struct dmu_place *p, u32 block)
+{
+	struct dmu_work *w = p->work;
+
+	if (!w || test_bit(block, dmu_busy(w)))
+		return w;
+	return (test_bit(block, dmu_dirty(w)) || test_bit(block, dmu_sent(w))) &&
+	       (atomic64_read(&p->entry[block]) & DMU_ENTRY_WRITE);
+}
+
+/* Writes the blocks down, those aside of which more is known. */
 static void remember_blocks(struct dmu_object *o, const struct dmu_blocks *b)
 {
 	u32 shift = o->block_shift, i, first, count = ((b->sectors - 1) >> shift) + 1;
@@ -498,7 +509,7 @@ static void remember_blocks(struct dmu_object *o, const struct dmu_blocks *b)
 	spin_lock_irqsave(&o->lock, flags);
 	p = xa_load(&o->sections, b->start >> DMU_SECTION_SHIFT);
 	for (i = 0; p && !p->planes && i < count; i++) {
-		if (!p->work || !test_bit(first + i, dmu_busy(p->work)))
+		if (!block_ahead(p, first + i))
 			atomic64_set(&p->entry[first + i], e);
 		if (!(e & DMU_ENTRY_ZERO))
 			e += 1ull << shift;

@@ -92,18 +92,53 @@ static int make_request(struct dmu_channel *ch, u32 room, struct dmu_request *rq
 	return sizeof(*a);
 }
 
+/* Where the dirty blocks of [@first, @end) are, at @to. */
+static void put_places(struct dmu_work *w, u32 first, u32 end, u64 *to)
+{
+	u32 i;
+
+	for (i = find_next_bit(dmu_dirty(w), end, first); i < end;
+	     i = find_next_bit(dmu_dirty(w), end, i + 1)) {
+		u64 e = atomic64_read(&w->place->entry[i]);
+
+		*to++ = (e & DMU_ENTRY_AT) |
+			(e & DMU_ENTRY_DEV) >> DMU_ENTRY_DEV_SHIFT << DMU_PLACE_DEV_SHIFT;
+	}
+}
+
+/* The granules of [@first, @end) were put into a record. */
+static void written_sent(struct dmu_object *o, struct dmu_work *w, u32 first, u32 end)
+{
+	unsigned long *sent = dmu_sent(w) + BIT_WORD(first);
+
+	bitmap_or(sent, sent, dmu_dirty(w) + BIT_WORD(first), end - first);
+	bitmap_clear(dmu_dirty(w), first, end - first);
+	w->dirty = !bitmap_empty(dmu_dirty(w), dmu_place_granules(w->place));
+	if (!w->dirty) {
+		w->gathered = false;
+		list_del_init(&w->due);
+	} else if (!w->gathered) {
+		list_move_tail(&w->due, &o->blocked);
+	}
+}
+
 static int make_written(struct dmu_channel *ch, u32 room, struct dmu_work *w)
 {
 	struct dmu_object *o = ch->o;
 	struct dmu_place *p = w->place;
 	struct dmu_written *rec = ch->out;
 	struct dmu_unacked *u = w->unacked[0].id ? &w->unacked[1] : &w->unacked[0];
+	bool places = !p->planes && (ch->features & DMU_F_PLACES);
 	u32 shift = p->granule_shift, granules = dmu_place_granules(p), i;
 	u32 first = round_down(find_first_bit(dmu_dirty(w), granules), 64);
-	u32 last = find_last_bit(dmu_dirty(w), granules);
-	u32 words = (last - first) / 64 + 1, size = sizeof(*rec) + words * sizeof(u64);
+	u32 end = places ? min(granules, first + DMU_PLACES_MAX) : granules;
+	u32 words = (find_last_bit(dmu_dirty(w), end) - first) / 64 + 1, size;
 	u64 *bits = (void *)(rec + 1);
 
+	size = sizeof(*rec) + words * sizeof(u64);
+	end = min(end, first + words * 64);
+	if (places)
+		size += bitmap_weight(dmu_dirty(w) + BIT_WORD(first), end - first) * sizeof(u64);
 	if (room < size)
 		return -EMSGSIZE;
 	u->id = ++o->last_id;
@@ -115,11 +150,9 @@ static int make_written(struct dmu_channel *ch, u32 room, struct dmu_work *w)
 	bitmap_to_arr64(bits, dmu_dirty(w) + BIT_WORD(first), min(words * 64, granules - first));
 	for (i = 0; i < words; i++)
 		bits[i] = (__force u64)cpu_to_le64(bits[i]);
-	bitmap_or(dmu_sent(w), dmu_sent(w), dmu_dirty(w), granules);
-	bitmap_zero(dmu_dirty(w), granules);
-	w->dirty = false;
-	w->gathered = false;
-	list_del_init(&w->due);
+	if (places)
+		put_places(w, first, end, bits + words);
+	written_sent(o, w, first, end);
 	return size;
 }
 

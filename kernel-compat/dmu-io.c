@@ -271,8 +271,9 @@ static void change_ask(struct dmu_io *io, struct dmu_place *p, u64 pos, u32 sect
 	o->pending++;
 	bitmap_set(dmu_busy(w), first, count);
 	w->busy_count += count;
+	/* Unknown from now on; where it was the daemon may still have to be told. */
 	for (i = 0; !p->planes && i < count; i++)
-		atomic64_set(&p->entry[first + i], 0);
+		atomic64_and(~(s64)(DMU_ENTRY_READ | DMU_ENTRY_WRITE), &p->entry[first + i]);
 }
 
 /* One edge of zeroing, within a granule of planes. True: it is under way. Under object.lock. */

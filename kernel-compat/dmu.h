@@ -103,7 +103,7 @@ struct dmu_place {
 	};
 };
 
-/* dmu_place.entry: 0 is unknown */
+/* dmu_place.entry: unknown without READ and WRITE */
 #define DMU_ENTRY_AT		GENMASK_ULL(47, 0)
 #define DMU_ENTRY_DEV_SHIFT	48
 #define DMU_ENTRY_DEV		GENMASK_ULL(53, 48)

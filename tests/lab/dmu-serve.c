@@ -328,13 +328,32 @@ static void take_change(const struct dmu_ask *a)
 
 /* ---- the rest of the stream ---- */
 
+/* Bytes of the places of blocks behind the bits; each is where it was told to be. */
+static uint32_t places_bytes(const struct dmu_written *w, uint32_t granules)
+{
+	const uint8_t *bits = (const uint8_t *)(w + 1);
+	const uint64_t *places = (const uint64_t *)(const void *)(bits + (granules + 63) / 64 * 8);
+	uint32_t bytes = 0, i;
+
+	for (i = 0; is_blocks(w->start) && i < granules; i++) {
+		if (!(bits[i / 8] >> i % 8 & 1))
+			continue;
+		if (*places++ != block_place(w->start + ((uint64_t)i << w->granule_shift)))
+			die("dmu-serve: block %u of a DMU_WRITTEN is somewhere else", i);
+		bytes += sizeof(*places);
+	}
+	if (bytes > DMU_PLACES_MAX * sizeof(*places))
+		die("dmu-serve: a DMU_WRITTEN of %u bytes of places", bytes);
+	return bytes;
+}
+
 static void take_written(const struct dmu_written *w)
 {
 	const uint8_t *bits = (const uint8_t *)(w + 1);
 	uint32_t granules = ((w->sectors - 1) >> w->granule_shift) + 1, i;
 
 	n_written++;
-	if (w->head.size != sizeof(*w) + (granules + 63) / 64 * 8 || w->pad[0] || w->pad[1] || w->pad[2] ||
+	if (w->head.size != sizeof(*w) + (granules + 63) / 64 * 8 + places_bytes(w, granules) || w->pad[0] || w->pad[1] || w->pad[2] ||
 	    w->granule_shift != unit_shift(w->start) || w->start % (64u << w->granule_shift))
 		die("dmu-serve: a bad DMU_WRITTEN");
 	for (i = 0; i < granules && !opt.mute_but_ask; i++)

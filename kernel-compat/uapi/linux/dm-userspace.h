@@ -66,7 +66,8 @@ struct dmu_head {
 #define DMU_F_SECTIONS	(1u << 0)	/* features */
 #define DMU_F_BLOCKS	(1u << 1)
 #define DMU_F_CHANGES	(1u << 2)
-#define DMU_FEATURES	(DMU_F_SECTIONS | DMU_F_BLOCKS | DMU_F_CHANGES)
+#define DMU_F_PLACES	(1u << 3)	/* DMU_WRITTEN of blocks says where they are */
+#define DMU_FEATURES	(DMU_F_SECTIONS | DMU_F_BLOCKS | DMU_F_CHANGES | DMU_F_PLACES)
 
 struct dmu_hello {
 	struct dmu_head head;
@@ -220,6 +221,10 @@ struct dmu_range {
  * kernel completed. Their bits follow as in struct dmu_section, the first for @start.
  * Repeated to the next daemon until DMU_ACK; recording it twice must do no harm. A DMU_SECTION that is
  * written after DMU_ACK must have the granules.
+ *
+ * With DMU_F_PLACES, of a section known by DMU_BLOCKS: the bits are followed by a __u64 for each that is
+ * set, in order, which says where the block is: DMU_PLACE_AT, the device position, and from
+ * DMU_PLACE_DEV_SHIFT on the device's index. Such a record is about DMU_PLACES_MAX blocks at most.
  */
 struct dmu_written {
 	struct dmu_head head;
@@ -228,6 +233,9 @@ struct dmu_written {
 	__u8  granule_shift;
 	__u8  pad[3];
 };
+#define DMU_PLACES_MAX		256u	/* a multiple of 64 */
+#define DMU_PLACE_DEV_SHIFT	48
+#define DMU_PLACE_AT		((1ull << DMU_PLACE_DEV_SHIFT) - 1)
 
 /*
  * DMU_COMMIT: everything that DMU_WRITTEN and DMU_CHANGE reported before it in the stream, and
