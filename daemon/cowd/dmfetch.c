@@ -84,13 +84,14 @@ bool dmfetch_data(struct dmfetch *pool, const struct dmu_ask *rec, void *ask)
 	return true;
 }
 
-bool dmfetch_present(struct dmfetch *pool, const struct dmu_ask *rec, void *ask)
+bool dmfetch_make(struct dmfetch *pool, enum cow_op op, const struct dmu_ask *rec, uint32_t sectors,
+		  void *ask)
 {
 	struct fetch *f = take(pool, ask);
 
 	if (!f)
 		return false;
-	submit(f, COW_OP_PRESENT, rec->start, rec->sectors);
+	submit(f, op, rec->start, sectors);
 	return true;
 }
 

@@ -24,6 +24,7 @@ void dmfetch_free(struct dmfetch *f);
 
 /* What @rec asks for; @ask comes back in @done. False: too many are under way, one of them ends. */
 bool dmfetch_data(struct dmfetch *f, const struct dmu_ask *rec, void *ask);
-bool dmfetch_present(struct dmfetch *f, const struct dmu_ask *rec, void *ask);
+/* @op: COW_OP_PRESENT or COW_OP_PLACE, of the first @sectors of what it asks for. */
+bool dmfetch_make(struct dmfetch *f, enum cow_op op, const struct dmu_ask *rec, uint32_t sectors, void *ask);
 
 #endif

@@ -6,11 +6,12 @@
  *			while a ragged granule is copied up, a place is made (dmfetch.c),
  *			memory is short, or the device is being resized
  *	DMU_WRITTEN	a COW_OP_WRITTEN for each run of bits, one after the other; then DMU_ACK
- *	DMU_CHANGE	a COW_OP_ZERO or COW_OP_DISCARD; then DMU_RESULT
+ *	DMU_CHANGE	a COW_OP_ZERO or COW_OP_DISCARD, once what was written before it is
+ *			recorded; then DMU_RESULT
  *	DMU_COMMIT	a COW_OP_FLUSH, once all that came before it is done; then DMU_RESULT
  *
  * The last three are jobs, in one list in order of arrival, which is how a
- * commit knows what came before it. When all jobs are in use, or all places for
+ * commit or a change knows what came before it. When all jobs are in use, or all places for
  * questions that wait, nothing more is read: nothing is allocated here while it runs.
  *
  * What was written and could not be recorded is never acknowledged, and from
@@ -41,7 +42,7 @@ struct job {
 	struct cow_req req;
 	uint32_t type;			/* DMU_WRITTEN, DMU_CHANGE, DMU_COMMIT */
 	uint64_t id;
-	bool submitted;			/* COMMIT: the flush is under way */
+	bool submitted;			/* COMMIT, CHANGE: its request is under way */
 	bool running, waiting;		/* WRITTEN: in written_drive(); its request is in flight */
 	int error;
 	/* WRITTEN: */
@@ -49,6 +50,8 @@ struct job {
 	uint64_t granule;
 	uint32_t at, count;		/* bits done; bits */
 	uint8_t bits[DMU_BITS_BYTES_MAX];
+	uint32_t place;			/* with map->blocks: that of the next bit that is set */
+	uint64_t places[DMU_PLACES_MAX];
 };
 
 struct ask {
@@ -241,8 +244,9 @@ static enum asked answer_blocks(struct dmstream *s, struct ask *a, int *ret)
 	*ret = 0;
 	if (rc == MAPREQ_DATA)
 		return dmfetch_data(s->fetch, &a->rec, a) ? FETCHED : WAITS;
-	if (rc == MAPREQ_PRESENT)
-		return dmfetch_present(s->fetch, &a->rec, a) ? FETCHED : WAITS;
+	if (rc == MAPREQ_PRESENT || rc == MAPREQ_PLACE)
+		return dmfetch_make(s->fetch, rc == MAPREQ_PLACE ? COW_OP_PLACE : COW_OP_PRESENT, &a->rec,
+				    ans->sectors, a) ? FETCHED : WAITS;
 	*ret = rc ? rc : send_record(s, ans->record.bytes, ans->size);
 	return ANSWERED;
 }
@@ -254,12 +258,28 @@ static void refuse_ask(struct dmstream *s, const struct dmu_ask *a, int error)
 	send_result(s, a->head.id, error);
 }
 
+/* Is a place being made for some of what @a asks for? It must not get another one meanwhile. */
+static bool being_made(struct dmstream *s, const struct ask *a)
+{
+	struct cow_list *n;
+
+	cow_list_for_each(n, &s->fetched) {
+		const struct ask *other = cow_list_entry(n, struct ask, node);
+
+		if (other != a && a->rec.op != DMU_OP_READ && other->rec.op != DMU_OP_READ &&
+		    a->rec.start < other->rec.start + other->rec.sectors &&
+		    other->rec.start < a->rec.start + a->rec.sectors)
+			return true;
+	}
+	return false;
+}
+
 static enum asked answer(struct dmstream *s, struct ask *a)
 {
 	enum asked how = ANSWERED;
 	int rc;
 
-	if (must_hold(s, a->rec.start) || s->ragged.running)
+	if (must_hold(s, a->rec.start) || s->ragged.running || being_made(s, a))
 		return WAITS;
 	rc = refused(s, &a->rec);
 	if (!rc)
@@ -421,7 +441,7 @@ static void ragged_drive(struct dmstream *s)
 
 /* ---- jobs ---- */
 
-static void commit_if_due(struct dmstream *s);
+static void jobs_go(struct dmstream *s);
 
 static void job_end(struct job *j)
 {
@@ -429,7 +449,7 @@ static void job_end(struct job *j)
 
 	cow_list_del(&j->node);
 	cow_list_add_tail(&s->free_jobs, &j->node);
-	commit_if_due(s);
+	jobs_go(s);
 	pump(s);
 }
 
@@ -442,27 +462,38 @@ static void commit_done(struct cow_req *req, int result)
 	job_end(j);
 }
 
-/* Is a commit the oldest of all jobs? Then its turn has come. */
-static void commit_if_due(struct dmstream *s)
-{
-	struct job *j;
-
-	if (cow_list_empty(&s->jobs))
-		return;
-	j = cow_list_entry(s->jobs.next, struct job, node);
-	if (j->type != DMU_COMMIT || j->submitted)
-		return;
-	j->submitted = true;
-	j->req = (struct cow_req){ .op = COW_OP_FLUSH, .done = commit_done, .opaque = j };
-	cow_dev_submit(s->cfg.dev, &j->req);
-}
-
 static void change_done(struct cow_req *req, int result)
 {
 	struct job *j = req->opaque;
 
 	send_result(j->s, j->id, result);
 	job_end(j);
+}
+
+/* The first job whose turn has come: a commit that is the oldest, a change with no written data before it. */
+static struct job *job_due(struct dmstream *s)
+{
+	struct cow_list *n;
+
+	cow_list_for_each(n, &s->jobs) {
+		struct job *j = cow_list_entry(n, struct job, node);
+
+		if (j->type == DMU_WRITTEN)
+			return NULL;
+		if (!j->submitted && (j->type == DMU_CHANGE || n == s->jobs.next))
+			return j;
+	}
+	return NULL;
+}
+
+static void jobs_go(struct dmstream *s)
+{
+	struct job *j;
+
+	while ((j = job_due(s))) {
+		j->submitted = true;
+		cow_dev_submit(s->cfg.dev, &j->req);
+	}
 }
 
 static void written_end(struct job *j)
@@ -499,10 +530,16 @@ static bool bit(const struct job *j, uint32_t i)
 	return j->bits[i / 8] >> (i % 8) & 1;
 }
 
+/* Does the place of the next bit go on where the run's, of @n bits, ends? */
+static bool place_goes_on(const struct job *j, uint64_t place, uint32_t n)
+{
+	return !j->s->cfg.map->blocks || j->places[j->place] == place + n * (j->granule / MAPREQ_SECTOR);
+}
+
 /* Submits the next run of bits. False: there is none. */
 static bool written_next(struct job *j)
 {
-	uint64_t size = cow_dev_size(j->s->cfg.dev), virt;
+	uint64_t size = cow_dev_size(j->s->cfg.dev), virt, place;
 	uint32_t first;
 
 	while (j->at < j->count && !bit(j, j->at))
@@ -510,8 +547,11 @@ static bool written_next(struct job *j)
 	if (j->at >= j->count)
 		return false;
 	first = j->at;
-	while (j->at < j->count && bit(j, j->at))
+	place = j->places[j->place];
+	while (j->at < j->count && bit(j, j->at) && place_goes_on(j, place, j->at - first)) {
+		j->place += j->s->cfg.map->blocks;
 		j->at++;
+	}
 	j->s->st.granules += j->at - first;
 	virt = j->start + first * j->granule;
 	if (virt >= size)
@@ -519,7 +559,7 @@ static bool written_next(struct job *j)
 	j->waiting = true;
 	j->req = (struct cow_req){
 		.op = COW_OP_WRITTEN, .virt = virt, .done = written_done, .opaque = j,
-		.len = cow_min((j->at - first) * j->granule, size - virt),
+		.phys = place * MAPREQ_SECTOR, .len = cow_min((j->at - first) * j->granule, size - virt),
 	};
 	cow_dev_submit(j->s->cfg.dev, &j->req);
 	return true;
@@ -581,12 +621,32 @@ static int take_change(struct dmstream *s, const struct dmu_ask *rec)
 		.flags = s->cfg.map->blocks ? 0 : COW_REQ_PRESENT, .virt = rec->start * MAPREQ_SECTOR,
 		.len = (uint64_t)rec->sectors * MAPREQ_SECTOR, .done = change_done, .opaque = j,
 	};
-	cow_dev_submit(s->cfg.dev, &j->req);
+	jobs_go(s);
+	return 0;
+}
+
+/* The places behind the bits of @rec, one for each that is set; all on the top image's device. */
+static int take_places(const struct dmstream *s, const struct dmu_written *rec, uint32_t bits, struct job *j)
+{
+	const uint8_t *at = (const uint8_t *)(rec + 1) + bits;
+	uint32_t n = (rec->head.size - (uint32_t)sizeof(*rec) - bits) / 8, set = 0, i;
+
+	for (i = 0; i < j->count; i++)
+		set += bit(j, i);
+	if (n != set || n > DMU_PLACES_MAX)
+		return -EPROTO;
+	memcpy(j->places, at, n * sizeof(j->places[0]));
+	for (i = 0; i < n; i++) {
+		if (j->places[i] >> DMU_PLACE_DEV_SHIFT != s->cfg.map->dev[0])
+			return -EPROTO;
+		j->places[i] &= DMU_PLACE_AT;
+	}
 	return 0;
 }
 
 static int take_written(struct dmstream *s, const struct dmu_written *rec)
 {
+	bool places = s->cfg.map->blocks;
 	uint32_t count, bytes;
 	struct job *j;
 
@@ -595,24 +655,28 @@ static int take_written(struct dmstream *s, const struct dmu_written *rec)
 		return -EPROTO;
 	count = ((rec->sectors - 1) >> rec->granule_shift) + 1;
 	bytes = (count + 63) / 64 * 8;
-	if (bytes > DMU_BITS_BYTES_MAX || rec->head.size != sizeof(*rec) + bytes)
+	if (bytes > DMU_BITS_BYTES_MAX || rec->head.size < sizeof(*rec) + bytes ||
+	    (!places && rec->head.size != sizeof(*rec) + bytes))
 		return -EPROTO;
 	s->st.written++;
 	j = job_new(s, &rec->head);
 	j->start = rec->start * MAPREQ_SECTOR;
 	j->granule = (uint64_t)MAPREQ_SECTOR << rec->granule_shift;
-	j->at = 0;
+	j->at = j->place = 0;
 	j->count = count;
 	memcpy(j->bits, rec + 1, bytes);
+	j->error = places ? take_places(s, rec, bytes, j) : 0;
 	written_drive(j);
 	return 0;
 }
 
 static int take_commit(struct dmstream *s, const struct dmu_commit *rec)
 {
+	struct job *j = job_new(s, &rec->head);
+
 	s->st.commits++;
-	job_new(s, &rec->head);
-	commit_if_due(s);
+	j->req = (struct cow_req){ .op = COW_OP_FLUSH, .done = commit_done, .opaque = j };
+	jobs_go(s);
 	return 0;
 }
 
@@ -751,7 +815,7 @@ int dmstream_hello(struct dmstream *s, const char *key)
 {
 	struct dmu_hello h = {
 		.head = { .type = DMU_HELLO, .size = sizeof(h), .id = HELLO_ID },
-		.abi = DMU_ABI, .features = DMU_F_SECTIONS | DMU_F_CHANGES,
+		.abi = DMU_ABI, .features = DMU_F_SECTIONS | DMU_F_CHANGES | DMU_F_PLACES,
 		.flags = DMU_HELLO_WAIT,
 	};
 

@@ -160,6 +160,16 @@ int mapreq_suits(struct cow_chain *c, uint32_t unit, struct cow_err *why)
 	return all_linear(c, n) ? suits_planes(c, n, unit, why) : suits_blocks(c, n, unit, why);
 }
 
+/* The same for blocks: what the top image can be told of by itself, or give a place. */
+static uint8_t pick_block(const struct mapreq *m)
+{
+	const struct cow_image *top = cow_chain_image(m->chain, 0);
+	uint32_t block = m->writable && top->place ? top->place : top->granule;
+
+	block = (uint32_t)cow_max(block, cow_max(GRANULE_MIN, m->unit));
+	return (uint8_t)__builtin_ctz(block / MAPREQ_SECTOR);
+}
+
 /* log2 of the granule in sectors. Images without granules have everything: any will do. */
 static uint8_t pick_granule(struct cow_chain *c, bool writable)
 {
@@ -201,7 +211,7 @@ int mapreq_init(struct mapreq *m, struct cow_chain *c, const struct mapreq_file 
 		if (cow_round_down(img->linear_shift + img->size, m->unit) > files[i].size)
 			return refuse(err, img, "its file is shorter than its data");
 	}
-	m->granule_shift = pick_granule(c, m->writable);
+	m->granule_shift = m->blocks ? pick_block(m) : pick_granule(c, m->writable);
 	return 0;
 }
 

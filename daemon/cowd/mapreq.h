@@ -62,6 +62,7 @@ struct mapreq_answer {
 	uint32_t ragged;	/* how many; 0: the record is good */
 	uint8_t ragged_bits[DMU_BITS_BYTES_MAX];
 	uint64_t grow;		/* mapreq_blocks(): see MAPREQ_GROW */
+	uint32_t sectors;	/* mapreq_blocks(): see MAPREQ_PRESENT, MAPREQ_PLACE */
 };
 
 /*
@@ -75,7 +76,8 @@ int mapreq_section(struct mapreq *m, uint64_t start, struct mapreq_answer *ret);
 enum mapreq_need {
 	MAPREQ_READY,		/* the record is good */
 	MAPREQ_DATA,		/* no device has it as it is read: send the bytes */
-	MAPREQ_PRESENT,		/* make what was asked present in the top image, then ask again */
+	MAPREQ_PRESENT,		/* make the first ret->sectors present in the top image, then ask again */
+	MAPREQ_PLACE,		/* the same by COW_OP_PLACE */
 	MAPREQ_GROW,		/* the top image's device has to have ret->grow bytes first */
 };
 

@@ -13,6 +13,7 @@ static const char *const op_names[COW_OPS] = {
 	[COW_OP_FLUSH] = "flush",
 	[COW_OP_WRITTEN] = "written",
 	[COW_OP_PRESENT] = "present",
+	[COW_OP_PLACE] = "place",
 };
 
 /* The chain's counters: one table for both outputs. */

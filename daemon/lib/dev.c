@@ -31,7 +31,7 @@ uint64_t dev_now_ns(void)
 static bool is_change(enum cow_op op)
 {
 	return op == COW_OP_WRITE || op == COW_OP_ZERO || op == COW_OP_DISCARD ||
-	       op == COW_OP_WRITTEN || op == COW_OP_PRESENT;
+	       op == COW_OP_WRITTEN || op == COW_OP_PRESENT || op == COW_OP_PLACE;
 }
 
 /* ---- the hot path ---- */

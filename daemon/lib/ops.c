@@ -186,9 +186,23 @@ int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint64_t virt, u
 	return layer_extent(c->layers[layer], virt, len, ret);
 }
 
+/* By COW_PLACE if the image knows that and has one; else by COW_WRITE, as @q says then. */
+static int map_for_others(struct cow_layer *l, struct cow_query *q, struct cow_map *ret)
+{
+	int rc = -EOPNOTSUPP;
+
+	q->intent = COW_PLACE;
+	if (l->img.place)
+		rc = map_blocking(l, q, ret);
+	if (rc != -EOPNOTSUPP)
+		return rc;
+	q->intent = COW_WRITE;
+	return map_blocking(l, q, ret);
+}
+
 int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len, struct cow_extent *ret)
 {
-	struct cow_query q = { .virt = virt, .len = len, .intent = COW_WRITE };
+	struct cow_query q = { .virt = virt, .len = len };
 	struct cow_image *img = &c->layers[0]->img;
 	struct cow_map map;
 	uint64_t end;
@@ -201,15 +215,17 @@ int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len, struct 
 		return c->writable ? -EOPNOTSUPP : -EROFS;
 	rc = c->mode == COW_MODE_RW ? chain_begin(c) : -EIO;
 	if (rc == 0)
-		rc = map_blocking(c->layers[0], &q, &map);
+		rc = map_for_others(c->layers[0], &q, &map);
 	if (rc)
 		return rc;
 	*ret = map.dst;
-	if (map.dst.flags & COW_EXT_NEW) {
+	if ((map.dst.flags & COW_EXT_TABLE) || (q.intent == COW_WRITE && (map.dst.flags & COW_EXT_NEW))) {
 		img->fmt->commit(img, &map, -ECANCELED);
 		ret->kind = COW_BELOW;
 		if (map.dst.flags & COW_EXT_TABLE)
 			ret->len = virt - ret->virt + 1;
+		if (q.intent == COW_WRITE)
+			ret->flags = 0;
 	}
 	ret->phys += virt - ret->virt;
 	ret->len = cow_min(len, ret->len - (virt - ret->virt));

@@ -355,7 +355,7 @@ static void wr_plan(struct cow_req *req, struct cow_wr *w, const struct cow_imag
 		w->n = cow_min(w->n, PRESENT_CHUNK);
 	if (req->op == COW_OP_WRITE && img->encrypted)
 		w->n = cow_min(w->n, crypt_write_step(img, v));
-	if (req->op == COW_OP_WRITE || req->op == COW_OP_WRITTEN || req->op == COW_OP_PRESENT)
+	if (req->op != COW_OP_ZERO && req->op != COW_OP_DISCARD)
 		return;
 	if (v < w->written_to)
 		end = cow_min(end, w->written_to);
@@ -433,6 +433,12 @@ static int wr_map(struct cow_req_priv *p)
 	q.intent = COW_WRITE;
 	if (w->punch && !(req->flags & COW_REQ_PRESENT))
 		q.intent = req->op == COW_OP_ZERO ? COW_ZERO : COW_DISCARD;
+	if (req->op == COW_OP_PLACE)
+		q.intent = COW_PLACE;
+	if (req->op == COW_OP_WRITTEN && !top->img.linear) {
+		q.intent = COW_PLACED;
+		q.phys = req->phys + w->pos;
+	}
 	do {
 		rc = ask(top, &q, wr_stored(p), &w->pins, &w->map);
 		if (rc == -EAGAIN) {
@@ -642,12 +648,14 @@ static int wr_commit(struct cow_req_priv *p, int io)
 }
 
 /* The data is there already: only where it was promised to be can it be found again. */
-static void wr_check_linear(const struct cow_image *img, const struct cow_wr *w)
+static void wr_check_written(const struct cow_image *img, struct cow_req *req)
 {
+	const struct cow_wr *w = &req_priv(req)->wr;
 	const struct cow_extent *dst = &w->map.dst;
+	uint64_t at = img->linear ? req->virt + img->linear_shift : req->phys;
 
 	cow_assert(dst->kind == COW_DATA && dst->file == 0 && !w->head && !w->tail);
-	cow_assert(dst->phys == dst->virt + img->linear_shift);
+	cow_assert(dst->phys - dst->virt == at - req->virt);
 }
 
 /* Maps the next step; decides what it needs. 0: go on; 1: waiting; -errno. */
@@ -687,13 +695,14 @@ static int wr_step_map(struct cow_req_priv *p)
 	}
 	if (w->map.dst.kind != (wr_stored(p) ? COW_ENCODED : COW_DATA))
 		return -EIO;
-	if (priv_req(p)->op == COW_OP_PRESENT && !(w->map.dst.flags & COW_EXT_NEW)) {
+	if (priv_req(p)->op == COW_OP_PLACE ||
+	    (priv_req(p)->op == COW_OP_PRESENT && !(w->map.dst.flags & COW_EXT_NEW))) {
 		meta_unpin(&w->pins);
 		w->pos += w->n;
 		return 0;
 	}
 	if (priv_req(p)->op == COW_OP_WRITTEN) {
-		wr_check_linear(&p->c->layers[0]->img, w);
+		wr_check_written(&p->c->layers[0]->img, priv_req(p));
 		w->cb.raw = 0;
 		w->state = WR_COMMIT;
 		return 0;
@@ -773,6 +782,7 @@ static int wr_check_encoded(const struct cow_image *img, const struct cow_req *r
 static int wr_check(struct cow_chain *c, const struct cow_req *req)
 {
 	const struct cow_image *img = &c->layers[0]->img;
+	uint32_t unit = req->op == COW_OP_WRITTEN && img->linear ? img->granule : img->place;
 	uint64_t end = req->virt + req->len;
 
 	if (!c->writable || c->mode != COW_MODE_RW)
@@ -782,11 +792,11 @@ static int wr_check(struct cow_chain *c, const struct cow_req *req)
 	if (img->encrypted && (req->op == COW_OP_WRITTEN || req->op == COW_OP_PRESENT ||
 			       (req->flags & COW_REQ_PRESENT)))
 		return -EOPNOTSUPP;
-	if (req->op != COW_OP_WRITTEN)
+	if (req->op != COW_OP_WRITTEN && req->op != COW_OP_PLACE)
 		return 0;
-	if (!img->linear)
+	if (!unit)
 		return -EOPNOTSUPP;
-	if (req->virt % img->granule || (end % img->granule && end != img->size))
+	if (req->virt % unit || (end % unit && end != img->size))
 		return -EINVAL;
 	return 0;
 }

@@ -46,6 +46,15 @@ static uint64_t bitmap_at(const struct span *s, unsigned i)
 	return cow_get_be64(s->data + (size_t)i * s->q->entry_bytes + 8);
 }
 
+static void put_entry(const struct span *s, unsigned i, uint64_t entry, uint64_t bitmap)
+{
+	uint8_t *p = s->data + (size_t)i * s->q->entry_bytes;
+
+	cow_put_be64(p, entry);
+	if (s->q->extl2)
+		cow_put_be64(p + 8, bitmap);
+}
+
 /* Is the offset of an entry possible? */
 static bool host_bad(const struct qcow2 *q, uint64_t entry)
 {
@@ -262,6 +271,7 @@ struct group {
 	unsigned first, n;
 	enum type type;			/* of the first */
 	bool same_type;
+	uint64_t promised;		/* host cluster of the first if it needs room; 0: any */
 	uint64_t virt, end;		/* of its clusters, end at most the image's */
 };
 
@@ -281,6 +291,18 @@ static bool joins(const struct span *s, const struct group *g, unsigned i, enum 
 	return t == g->type && t != T_MIXED && here == first + ((uint64_t)(i - g->first) << s->q->cluster_bits);
 }
 
+/* Where entry @i would go if it needs room and others were told so; 0: nowhere yet. */
+static uint64_t promised(const struct span *s, unsigned i)
+{
+	return s->q->places ? qcow2_place_of(s->q, (s->virt >> s->q->cluster_bits) + i) : 0;
+}
+
+/* Of entries that need room: does @i, the @n-th, go on where the first does? */
+static bool place_joins(const struct span *s, uint64_t first, unsigned i, unsigned n)
+{
+	return promised(s, i) == (first ? first + n : 0);
+}
+
 static int get_group(struct cow_image *img, const struct span *s, const struct cow_query *qu,
 		     struct group *g)
 {
@@ -292,12 +314,14 @@ static int get_group(struct cow_image *img, const struct span *s, const struct c
 	g->type = type_at(s, g->first);
 	g->n = 1;
 	g->same_type = true;
+	g->promised = promised(s, g->first);
 	if (g->type == T_BAD)
 		return damaged(img, "L2 entry of byte", qu->virt);
 	while (g->first + g->n <= last) {
 		enum type t = type_at(s, g->first + g->n);
 
-		if (!joins(s, g, g->first + g->n, t))
+		if (!joins(s, g, g->first + g->n, t) ||
+		    (needs_room(t) && !place_joins(s, g->promised, g->first + g->n, g->n)))
 			break;
 		g->same_type &= t == g->type;
 		g->n++;
@@ -396,6 +420,11 @@ static int take_room(struct cow_image *img, const struct span *s, const struct c
 		*r = (struct qcow2_run){ g->virt >> q->cluster_bits, g->n };
 		return 0;
 	}
+	if (g->promised) {
+		*r = (struct qcow2_run){ g->promised, g->n };
+		rc = qcow2_refs_pin(img, g->promised, &refs);
+		return rc ? rc : qcow2_after_refs(s->l2, &refs);
+	}
 	rc = qcow2_reserve(img, qu->virt, ret, &refs);
 	if (rc == 0)
 		rc = qcow2_after_refs(s->l2, &refs);
@@ -431,7 +460,10 @@ static int map_room(struct cow_image *img, const struct span *s, const struct co
 	return 0;
 }
 
-/* The cluster is there, its subclusters from the query on are not all. */
+/*
+ * The cluster is there, its subclusters from the query on are not all. Others than those that are written to
+ * are left alone: somebody may be filling them.
+ */
 static void map_mixed(const struct span *s, const struct cow_query *qu, const struct group *g,
 		      struct cow_map *ret)
 {
@@ -496,11 +528,144 @@ static int map_write(struct cow_image *img, const struct span *s, const struct c
 	rc = check_in_place(img, s, &g);
 	if (rc)
 		return rc;
-	if (g.type == T_MIXED)
+	if (g.type != T_DATA && s->q->extl2) {
+		shorten(img, img->priv, &g, 1);
 		map_mixed(s, qu, &g, ret);
-	else
+	} else {
 		map_in_place(s, qu, &g, g.type == T_DATA ? 0 : COW_EXT_NEW, ret);
+	}
 	return 0;
+}
+
+/*
+ * Others want to write whole subclusters. The entry gets a cluster of which it shows nothing yet, so
+ * that each of them is placed, and later shown, by itself.
+ */
+static int map_place_sub(struct cow_image *img, const struct span *s, const struct cow_query *qu,
+			 struct group *g, struct cow_map *ret)
+{
+	struct qcow2 *q = img->priv;
+	uint64_t off = qu->virt - g->virt, end = cow_min(qu->virt + qu->len, img->size), phys, n;
+	struct qcow2_run r;
+	uint8_t kind;
+	int rc;
+
+	shorten(img, q, g, 1);
+	end = cow_min(g->virt + q->cluster, cow_round_down(end, 1ULL << q->sub_bits));
+	if (g->type == T_SHARED || g->type == T_ENCODED || end <= qu->virt)
+		return -EOPNOTSUPP;
+	if (has_host(s, g)) {
+		rc = check_in_place(img, s, g);
+		if (rc)
+			return rc;
+	} else {
+		rc = take_room(img, s, qu, g, ret, &r);
+		if (rc)
+			return rc < 0 ? rc : 0;
+		put_entry(s, g->first, r.start << q->cluster_bits | QCOW2_COPIED, bitmap_at(s, g->first));
+		cow_meta_dirty(s->l2, COW_META_TABLE);
+	}
+	/* A run of those that are shown, or of those that are not. */
+	n = run_at(s, g->first, off, &kind, &phys);
+	while (kind != COW_DATA && off + n < q->cluster) {
+		uint64_t more = run_at(s, g->first, off + n, &kind, &phys);
+
+		if (kind == COW_DATA)
+			break;
+		n += more;
+	}
+	run_at(s, g->first, off, &kind, &phys);
+	ret->dst = (struct cow_extent){
+		.virt = qu->virt, .len = cow_min(n, end - qu->virt), .kind = COW_DATA,
+		.phys = (entry_at(s, g->first) & QCOW2_OFFSET_MASK) + off,
+		.flags = kind == COW_DATA ? 0 : COW_EXT_NEW,
+	};
+	return 0;
+}
+
+/* Others want to write whole clusters: in place, or where an entry will refer to once they did. */
+static int map_place_whole(struct cow_image *img, const struct span *s, const struct cow_query *qu,
+			   struct group *g, struct cow_map *ret)
+{
+	struct qcow2 *q = img->priv;
+	unsigned whole = (unsigned)cow_min(g->n, (img->size - g->virt) >> q->cluster_bits);
+	struct qcow2_run r;
+	int rc;
+
+	if (!needs_room(g->type)) {		/* T_ZERO_HOST */
+		shorten(img, q, g, whole);
+		rc = whole ? check_in_place(img, s, g) : -EOPNOTSUPP;
+		if (rc == 0)
+			map_in_place(s, qu, g, COW_EXT_NEW, ret);
+		return rc;
+	}
+	if (!g->promised)
+		whole = (unsigned)cow_min(whole, qcow2_place_room(q));
+	if (whole == 0)
+		return -EOPNOTSUPP;
+	g->n = whole;
+	rc = take_room(img, s, qu, g, ret, &r);
+	if (rc)
+		return rc < 0 ? rc : 0;
+	shorten(img, q, g, (unsigned)r.count);
+	if (!g->promised)
+		qcow2_place_add(q, g->virt >> q->cluster_bits, r.start, g->n);
+	ret->dst = (struct cow_extent){
+		.virt = g->virt, .len = g->end - g->virt, .phys = r.start << q->cluster_bits,
+		.kind = COW_DATA, .flags = COW_EXT_NEW,
+	};
+	return 0;
+}
+
+/* What the image ends in is not completed by others: it may grow meanwhile. */
+static int map_place(struct cow_image *img, const struct span *s, const struct cow_query *qu,
+		     struct cow_map *ret)
+{
+	struct group g;
+	int rc;
+
+	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
+		return map_table(img, s, qu, ret);
+	rc = get_group(img, s, qu, &g);
+	if (rc)
+		return rc;
+	if (g.type != T_DATA)
+		return s->q->extl2 ? map_place_sub(img, s, qu, &g, ret) : map_place_whole(img, s, qu, &g, ret);
+	rc = check_in_place(img, s, &g);
+	if (rc == 0)
+		map_in_place(s, qu, &g, 0, ret);
+	return rc;
+}
+
+/* Others wrote to query.phys: what is to be changed for that to show. */
+static int map_placed(struct cow_image *img, const struct span *s, const struct cow_query *qu,
+		      struct cow_map *ret)
+{
+	struct qcow2 *q = img->priv;
+	uint64_t off = qu->virt & (q->cluster - 1), host = qu->phys - off, unit = 1ULL << q->sub_bits;
+	struct qcow2_refs refs;
+	enum type type;
+	unsigned i;
+	int rc = 0;
+
+	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
+		return map_table(img, s, qu, ret);
+	i = index_of(s, qu->virt);
+	type = type_at(s, i);
+	if (type == T_BAD)
+		return damaged(img, "L2 entry of byte", qu->virt);
+	ret->dst = (struct cow_extent){
+		.virt = qu->virt, .len = cow_min(qu->len, q->cluster - off), .phys = qu->phys,
+		.kind = COW_DATA, .flags = type == T_DATA ? 0 : COW_EXT_NEW,
+	};
+	ret->cookie = cookie(s->l2, QCOW2_COOKIE_DATA);
+	if (off % unit || ret->dst.len % unit || !qcow2_host_ok(q, host))
+		return -EIO;
+	if (needs_room(type) && !q->extl2) {
+		rc = qcow2_place_check(img, host >> q->cluster_bits, &refs);
+		return rc ? rc : qcow2_after_refs(s->l2, &refs);
+	}
+	return !needs_room(type) && (entry_at(s, i) & QCOW2_OFFSET_MASK) == host ? 0 : -EIO;
 }
 
 /* An answer of zeroes, that are there or (@flags) will be after commit(). */
@@ -563,6 +728,21 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 	return 0;
 }
 
+static int map_change(struct cow_image *img, const struct span *s, const struct cow_query *qu,
+		      struct cow_map *ret)
+{
+	switch (qu->intent) {
+	case COW_WRITE:
+		return map_write(img, s, qu, ret);
+	case COW_PLACE:
+		return map_place(img, s, qu, ret);
+	case COW_PLACED:
+		return map_placed(img, s, qu, ret);
+	default:
+		return map_zero(img, s, qu, ret);
+	}
+}
+
 int qcow2_map(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret)
 {
 	struct qcow2 *q = img->priv;
@@ -577,7 +757,7 @@ int qcow2_map(struct cow_image *img, const struct cow_query *qu, struct cow_map 
 		return rc;
 	*ret = (struct cow_map){ .gen = img->gen };
 	if (change) {
-		rc = qu->intent == COW_WRITE ? map_write(img, &s, qu, ret) : map_zero(img, &s, qu, ret);
+		rc = map_change(img, &s, qu, ret);
 		if (rc == 0)
 			qcow2_track_answer(q, qu, ret);
 		return rc;
@@ -628,15 +808,6 @@ static void span_of(const struct cow_image *img, const struct cow_map *map, stru
 	s->virt = cow_round_down(map->dst.virt, (uint64_t)s->n << q->cluster_bits);
 }
 
-static void put_entry(const struct span *s, unsigned i, uint64_t entry, uint64_t bitmap)
-{
-	uint8_t *p = s->data + (size_t)i * s->q->entry_bytes;
-
-	cow_put_be64(p, entry);
-	if (s->q->extl2)
-		cow_put_be64(p + 8, bitmap);
-}
-
 /* Entry @i now has what the answer wrote: [@from, @to) of its cluster, at @host. */
 static void commit_one(struct qcow2 *q, const struct span *s, unsigned i, uint64_t host, uint64_t from,
 		       uint64_t to)
@@ -672,10 +843,12 @@ static void commit_data(struct cow_image *img, const struct cow_map *map, int io
 		bool fresh = (entry_at(&s, i) & QCOW2_COMPRESSED) ||
 			     (entry_at(&s, i) & QCOW2_OFFSET_MASK) != host;
 
-		if (io == 0)
+		if (io == 0) {
 			commit_one(q, &s, i, host, off, off + n);
-		else if (fresh && !qcow2_external(q))
+			qcow2_place_done(q, virt >> q->cluster_bits, host >> q->cluster_bits);
+		} else if (fresh && !qcow2_external(q) && !promised(&s, i)) {
 			qcow2_give_back(q, host >> q->cluster_bits, 1);
+		}
 		virt += n;
 		phys += n;
 	}

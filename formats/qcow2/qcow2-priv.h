@@ -54,6 +54,16 @@ struct qcow2_writer {
 					   behind the last one, and of the end of that's last cluster */
 };
 
+/*
+ * A cluster that others (the kernel) may be filling for cluster @guest of the disk. It has refcount 1;
+ * nobody refers to it before it is written.
+ */
+struct qcow2_place {
+	uint64_t guest, host;
+};
+
+#define QCOW2_PLACES	1024u	/* at a time: those that others were told of and have not reported */
+
 struct qcow2 {
 	/* header */
 	unsigned version, cluster_bits, refcount_order;
@@ -91,6 +101,8 @@ struct qcow2 {
 	struct cipher *cipher;		/* NULL: not encrypted, or opened without the key */
 
 	struct qcow2_writer w;
+	struct qcow2_place *place;	/* QCOW2_PLACES; NULL until the first */
+	unsigned places;
 	struct qcow2_track *track;	/* of the session; NULL: no bitmap wants to know of changes */
 	struct qcow2_track *held;	/* all good bitmaps, while the size changes */
 };
@@ -239,6 +251,20 @@ int qcow2_begin_offline(struct cow_image *img, struct cow_err *err);
 /* qcow2-map.c */
 int qcow2_map(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret);
 void qcow2_commit(struct cow_image *img, const struct cow_map *map, int io);
+
+/* qcow2-place.c: clusters that were handed out before anything refers to them */
+/* The host cluster that @guest has this way; 0: none. */
+uint64_t qcow2_place_of(const struct qcow2 *q, uint64_t guest);
+/* How many more can be remembered. */
+unsigned qcow2_place_room(struct qcow2 *q);
+/* @n clusters in a row from @guest on get those from @host on. There is room. */
+void qcow2_place_add(struct qcow2 *q, uint64_t guest, uint64_t host, uint64_t n);
+/* The entry of @guest refers to @host now. */
+void qcow2_place_done(struct qcow2 *q, uint64_t guest, uint64_t host);
+/* Could others have been told to write there? Pins what says so. 0, -EAGAIN, -EIO. */
+int qcow2_place_check(struct cow_image *img, uint64_t host, struct qcow2_refs *refs);
+/* Nobody writes there any more: they are let go with what else is unused. */
+void qcow2_places_drop(struct qcow2 *q);
 
 /* Pins the L2 entry of a cluster that is to be another one. 1: @ret is a table that is needed first. */
 int qcow2_entry_pin(struct cow_image *img, const struct cow_query *qu, struct cow_map *ret,

@@ -49,6 +49,9 @@ static void publish(struct cow_image *img, const struct qcow2 *q)
 		memcpy(img->data_file, q->data_file, sizeof(img->data_file));
 	img->backing = q->backing;
 	img->encrypted = q->crypt;
+	/* A place whose refcount a kill took back could be used for something else by the next process. */
+	if (q->session_off && !q->crypt && !qcow2_external(q))
+		img->place = 1u << q->sub_bits;
 	img->table_bytes = table_bytes(q);
 	img->session = q->autoclear & QCOW2_AUTOCLEAR_SESSION ? q->session : 0;
 }
@@ -126,6 +129,7 @@ static void qcow2_close(struct cow_image *img)
 	cipher_free(q->cipher);
 	qcow2_track_free(q);
 	qcow2_writer_free(q);
+	cow_free(q->place);
 	qcow2_decode_end(q);
 }
 
@@ -210,8 +214,10 @@ int qcow2_begin_offline(struct cow_image *img, struct cow_err *err)
 static int qcow2_end(struct cow_image *img)
 {
 	struct qcow2 *q = img->priv;
-	int rc = q->w.loaded ? qcow2_writer_settle(img) : 0;
+	int rc;
 
+	qcow2_places_drop(q);
+	rc = q->w.loaded ? qcow2_writer_settle(img) : 0;
 	if (rc == 0)
 		rc = qcow2_track_end(img);
 	if (rc || !(q->autoclear & QCOW2_AUTOCLEAR_SESSION))

@@ -239,23 +239,28 @@ static void request_done(struct cow_req *req, int result)
 	w->result = result;
 }
 
-int rig_request(struct cow_chain *c, enum cow_op op, uint32_t flags, uint64_t off, uint64_t len,
-		void *buf)
+int rig_run(struct cow_chain *c, struct cow_req *req)
 {
 	struct wait w = { 0 };
-	struct cow_req req = {
-		.op = op, .flags = flags, .virt = off, .len = len, .buf = buf,
-		.done = request_done, .opaque = &w,
-	};
 	unsigned polls = 0;
 
-	cow_req_submit(c, &req);
+	req->done = request_done;
+	req->opaque = &w;
+	cow_req_submit(c, req);
 	while (!w.done) {
 		cow_chain_poll(c, true);
 		if (++polls > POLL_LIMIT)
-			FAIL("operation %d at %llu hangs", (int)op, (unsigned long long)off);
+			FAIL("operation %d at %llu hangs", (int)req->op, (unsigned long long)req->virt);
 	}
 	return w.result;
+}
+
+int rig_request(struct cow_chain *c, enum cow_op op, uint32_t flags, uint64_t off, uint64_t len,
+		void *buf)
+{
+	struct cow_req req = { .op = op, .flags = flags, .virt = off, .len = len, .buf = buf };
+
+	return rig_run(c, &req);
 }
 
 static int do_read(struct rig *r, const struct rig_op *op)

@@ -85,6 +85,8 @@ void rig_uncrash(struct rig *r);
 /* One request, waited for within bounds. */
 int rig_request(struct cow_chain *c, enum cow_op op, uint32_t flags, uint64_t off, uint64_t len,
 		void *buf);
+/* The same for one that is filled in but for its end. */
+int rig_run(struct cow_chain *c, struct cow_req *req);
 
 /*
  * Opens crash image @name read-only and writable, checks it, compares it with

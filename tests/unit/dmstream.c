@@ -116,15 +116,20 @@ static void *listen_always(void *arg)
 	return NULL;
 }
 
+static const char *cluster_size;	/* of qcow2; NULL: the default */
+
 static void make_chain(const char *format, uint64_t base_size, uint64_t size)
 {
 	static uint8_t buf[COW_KIB(64)];
+	struct cow_args *args = cluster_size ? cow_args_new() : NULL;
 	struct cow_create_cfg cfg = {
-		.format = format, .path = OVER, .size = size, .backing = BASE,
+		.format = format, .path = OVER, .size = size, .args = args, .backing = BASE,
 		.backing_format = "raw", .io = &cow_io_sim_ops, .io_arg = rig.sim,
 	};
 	struct cow_err err = { 0 };
 
+	if (cluster_size)
+		CHECK(args && cow_args_set(args, "cluster_size", cluster_size) == 0);
 	CHECK_EQ(cow_sim_add(rig.sim, BASE, base_size, false), 0);
 	for (size_t i = 0; i < sizeof(buf); i++)
 		buf[i] = (uint8_t)test_rand();
@@ -132,6 +137,7 @@ static void make_chain(const char *format, uint64_t base_size, uint64_t size)
 	CHECK_EQ(cow_sim_write(rig.sim, BASE, buf, 1000, base_size - 1000), 0);
 	if (cow_image_create(&cfg, NULL, &err))
 		FAIL("%s", err.msg);
+	cow_args_free(args);
 }
 
 static int on_grow(void *opaque, uint64_t size)
@@ -322,7 +328,7 @@ TEST(hello)
 	CHECK_EQ(dmstream_hello(rig.s, "some-name"), 0);
 	hear(DMU_HELLO, 1);
 	CHECK_EQ(got.hello.abi, DMU_ABI);
-	CHECK_EQ(got.hello.features, DMU_F_SECTIONS | DMU_F_CHANGES);
+	CHECK_EQ(got.hello.features, DMU_F_SECTIONS | DMU_F_CHANGES | DMU_F_PLACES);
 	CHECK_STR(got.hello.key, "some-name");
 	CHECK_EQ(got.hello.pad, 0);
 	say(&rec, sizeof(rec));
@@ -676,45 +682,241 @@ TEST(end)
 	rig_end();
 }
 
-/* Data that lies anywhere: more questions at once than there are places for what they need. */
+/* ---- data that lies anywhere ---- */
+
+#define BLOCK 128u			/* sectors */
+#define BLOCKS 48u
+
+static uint64_t place[BLOCKS];		/* of each block, in sectors */
+
+static void hear_any(void)
+{
+	unsigned turns = 0;
+
+	while (!hear_now()) {
+		turn();
+		CHECK(++turns < TURNS);
+	}
+}
+
+/* Asks for all of them at once, to write. */
+static void ask_blocks(void)
+{
+	uint8_t seen[BLOCKS] = { 0 };
+
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		say_ask(DMU_ASK, 100 + i, DMU_OP_WRITE, (uint64_t)i * BLOCK, BLOCK);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		const struct dmu_blocks *b = &got.blocks;
+		uint64_t n;
+
+		hear_any();
+		CHECK_EQ(b->head.type, DMU_BLOCKS);
+		n = b->head.id - 100;
+		CHECK(n < BLOCKS && !seen[n]++);
+		CHECK_EQ(b->flags, DMU_BLOCKS_READ | DMU_BLOCKS_WRITE | DMU_BLOCKS_COPY);
+		CHECK(b->dev == 0 && b->start == n * BLOCK && b->sectors == BLOCK);
+		CHECK(b->from_dev == 1 && b->from == b->start);
+		place[n] = b->position;
+		for (uint32_t k = 0; k < BLOCKS; k++)
+			CHECK(k == n || !seen[k] || place[k] != place[n]);
+	}
+}
+
+/* Blocks of the first 64 whose bits are in @bits, at their places but for the @wrong first ones. */
+static void say_made(uint64_t id, uint64_t bits, unsigned wrong)
+{
+	struct {
+		struct dmu_written w;
+		uint64_t bits, places[BLOCKS];
+	} rec = { .bits = htole64(bits) };
+	unsigned n = 0;
+
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		if (!(bits >> i & 1))
+			continue;
+		rec.places[n] = place[i] + (n < wrong ? (uint64_t)BLOCK << 20 : 0);
+		n++;
+	}
+	rec.w = (struct dmu_written){
+		.head = { .type = DMU_WRITTEN, .size = (uint32_t)offsetof(__typeof__(rec), places) + n * 8,
+			  .id = id },
+		.sectors = BLOCKS * BLOCK, .granule_shift = 7,
+	};
+	say(&rec, rec.w.head.size);
+}
+
+static bool block_is(uint32_t i, uint8_t byte, uint32_t sectors)
+{
+	static uint8_t got_bytes[BLOCK * 512], want[BLOCK * 512];
+
+	memset(want, byte, sizeof(want));
+	CHECK_EQ(cow_chain_pread(cow_dev_chain(rig.dev), got_bytes, sectors * 512, (uint64_t)i * BLOCK * 512), 0);
+	return !memcmp(got_bytes, want, sectors * 512);
+}
+
+/* The kernel completes a block. */
+static void make_block(uint32_t i, uint8_t byte)
+{
+	static uint8_t bytes[BLOCK * 512];
+
+	memset(bytes, byte, sizeof(bytes));
+	cow_sim_write_other(rig.sim, OVER, bytes, sizeof(bytes), place[i] * 512);
+}
+
+/* More questions at once than there are places for what they need. */
 TEST(blocks)
 {
-	const uint32_t n = 48, block = 128;
-	uint8_t seen[48] = { 0 }, bytes[24 * 512];
-	struct dmstream_stats st;
+	struct dmstream_stats before, st;
+	uint8_t bytes[24 * 512];
 
 	rig_start_as("qcow2", COW_MIB(4) + 1000, COW_MIB(8), COW_OPEN_WRITE);
 	CHECK(rig.map.blocks);
-	say_ask(DMU_ASK, 1, DMU_OP_READ, 0, block);
+	say_ask(DMU_ASK, 1, DMU_OP_READ, 0, BLOCK);
 	hear(DMU_BLOCKS, 1);
 	CHECK(got.blocks.dev == 1 && got.blocks.position == 0 && got.blocks.flags == DMU_BLOCKS_READ);
 	/* The block in which the base ends is in two pieces. */
-	say_ask(DMU_ASK, 2, DMU_OP_READ, COW_MIB(4) / 512, block);
+	say_ask(DMU_ASK, 2, DMU_OP_READ, COW_MIB(4) / 512, BLOCK);
 	hear(DMU_DATA, 2);
 	CHECK(got.data.start == COW_MIB(4) / 512 && got.data.sectors == 24);
 	CHECK_EQ(cow_chain_pread(cow_dev_chain(rig.dev), bytes, sizeof(bytes), COW_MIB(4)), 0);
 	CHECK(!memcmp(bytes, got.bytes + sizeof(got.data), sizeof(bytes)));
-	for (uint32_t i = 0; i < n; i++)
-		say_ask(DMU_ASK, 100 + i, DMU_OP_WRITE, (uint64_t)i * block, block);
-	for (uint32_t i = 0; i < n; i++) {
-		unsigned turns = 0;
-
-		while (!hear_now()) {
-			turn();
-			CHECK(++turns < TURNS);
-		}
+	ask_blocks();
+	/* To write to that one, the daemon makes it, once; behind the base there is nothing to copy. */
+	dmstream_get_stats(rig.s, &before);
+	cow_sim_set_async(rig.sim, true);
+	say_ask(DMU_ASK, 3, DMU_OP_WRITE, COW_MIB(4) / 512, 2 * BLOCK);
+	say_ask(DMU_ASK, 7, DMU_OP_WRITE, COW_MIB(4) / 512, BLOCK);
+	for (unsigned i = 0; i < 2; i++) {
+		hear_any();
 		CHECK_EQ(got.head.type, DMU_BLOCKS);
-		CHECK(got.head.id >= 100 && got.head.id < 100 + n && !seen[got.head.id - 100]++);
 		CHECK_EQ(got.blocks.flags, DMU_BLOCKS_READ | DMU_BLOCKS_WRITE | DMU_BLOCKS_CHANGED);
-		CHECK(got.blocks.dev == 0 && got.blocks.start == (got.head.id - 100) * block);
+		CHECK_EQ(got.blocks.sectors, BLOCK);
 	}
-	say_ask(DMU_CHANGE, 3, DMU_OP_ZERO, 8, 8);
-	hear(DMU_RESULT, 3);
+	cow_sim_set_async(rig.sim, false);
+	dmstream_get_stats(rig.s, &st);
+	CHECK_EQ(st.made, before.made + 1);
+	say_ask(DMU_ASK, 4, DMU_OP_WRITE, COW_MIB(4) / 512 + BLOCK, 2 * BLOCK);
+	hear(DMU_BLOCKS, 4);
+	CHECK_EQ(got.blocks.flags, DMU_BLOCKS_READ | DMU_BLOCKS_WRITE | DMU_BLOCKS_COPY);
+	CHECK(got.blocks.sectors >= BLOCK && got.blocks.from_dev == DMU_DEV_ZERO && !got.blocks.from);
+	say_ask(DMU_CHANGE, 5, DMU_OP_ZERO, 8, 8);
+	hear(DMU_RESULT, 5);
 	CHECK_EQ(got.result.error, 0);
-	say_commit(4);
-	hear(DMU_RESULT, 4);
+	say_commit(6);
+	hear(DMU_RESULT, 6);
 	CHECK_EQ(got.result.error, 0);
 	dmstream_get_stats(rig.s, &st);
-	CHECK(st.made == n && st.sent == 1 && rig.grown);
+	CHECK(st.sent == 1 && rig.grown);
 	rig_end();
+}
+
+/* Shown when they are reported, not before; and where the kernel says they are. */
+TEST(blocks_written)
+{
+	const uint64_t all = (1ull << BLOCKS) - 1, odd = 0xaaaaaaaaaaaaull;
+
+	rig_start_as("qcow2", COW_MIB(4), COW_MIB(8), COW_OPEN_WRITE);
+	ask_blocks();
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		make_block(i, (uint8_t)(i + 1));
+		CHECK(!block_is(i, (uint8_t)(i + 1), BLOCK));
+	}
+	say_made(1, odd, 0);
+	hear(DMU_ACK, 1);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		CHECK_EQ(block_is(i, (uint8_t)(i + 1), BLOCK), odd >> i & 1);
+	/* Asked once more, what is not shown yet has the same place. */
+	say_ask(DMU_ASK, 2, DMU_OP_WRITE, 0, BLOCK);
+	hear(DMU_BLOCKS, 2);
+	CHECK(got.blocks.flags & DMU_BLOCKS_COPY && got.blocks.position == place[0]);
+	say_ask(DMU_ASK, 3, DMU_OP_WRITE, BLOCK, BLOCK);
+	hear(DMU_BLOCKS, 3);
+	CHECK(!(got.blocks.flags & DMU_BLOCKS_COPY) && got.blocks.position == place[1]);
+	/* What was reported before a change is recorded before it, however many pieces that takes. */
+	cow_sim_set_async(rig.sim, true);
+	say_made(4, all, 0);
+	say_ask(DMU_CHANGE, 5, DMU_OP_ZERO, 46 * BLOCK, BLOCK / 2);
+	say_commit(6);
+	hear(DMU_ACK, 4);
+	hear(DMU_RESULT, 5);
+	CHECK_EQ(got.result.error, 0);
+	hear(DMU_RESULT, 6);
+	CHECK_EQ(got.result.error, 0);
+	cow_sim_set_async(rig.sim, false);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		CHECK(block_is(i, i == 46 ? 0 : (uint8_t)(i + 1), i == 46 ? BLOCK / 2 : BLOCK));
+	CHECK(!block_is(46, 0, BLOCK));
+	rig_end();
+}
+
+/* Two blocks of different tables, of which the second is to be zeroed in part afterwards. */
+static void change_one_that_is_reported(void)
+{
+	const uint32_t block[2] = { 500, 520 };
+	struct {
+		struct dmu_written w;
+		uint64_t bits[2], places[2];
+	} rec = { .bits = { htole64(1ull << (500 - 448)), htole64(1ull << (520 - 512)) } };
+	static uint8_t bytes[GRANULE], want[GRANULE];
+	struct cow_chain *c = cow_dev_chain(rig.dev);
+
+	memset(bytes, 0x77, sizeof(bytes));
+	for (unsigned i = 0; i < 2; i++) {
+		say_ask(DMU_ASK, 1, DMU_OP_WRITE, block[i] * 8, 8);
+		hear(DMU_BLOCKS, 1);
+		CHECK(got.blocks.flags & DMU_BLOCKS_COPY);
+		rec.places[i] = got.blocks.position;
+		cow_sim_write_other(rig.sim, OVER, bytes, sizeof(bytes), rec.places[i] * 512);
+	}
+	rec.w = (struct dmu_written){
+		.head = { .type = DMU_WRITTEN, .size = sizeof(rec), .id = 2 },
+		.start = 448 * 8, .sectors = 128 * 8, .granule_shift = 3,
+	};
+	/* Both tables have to be read. */
+	CHECK_EQ(cow_chain_flush(c), 0);
+	cow_img_drop_cache(cow_chain_image(c, 0));
+	cow_sim_set_async(rig.sim, true);
+	say(&rec, sizeof(rec));
+	say_ask(DMU_CHANGE, 3, DMU_OP_ZERO, block[1] * 8, 4);
+	hear(DMU_ACK, 2);
+	hear(DMU_RESULT, 3);
+	CHECK_EQ(got.result.error, 0);
+	cow_sim_set_async(rig.sim, false);
+	memcpy(want, bytes, sizeof(want));
+	CHECK_EQ(cow_chain_pread(c, bytes, sizeof(bytes), block[0] * GRANULE), 0);
+	CHECK(!memcmp(bytes, want, sizeof(want)));
+	memset(want, 0, 4 * 512);
+	CHECK_EQ(cow_chain_pread(c, bytes, sizeof(bytes), block[1] * GRANULE), 0);
+	CHECK(!memcmp(bytes, want, sizeof(want)));
+}
+
+TEST(blocks_changed_after_written)
+{
+	cluster_size = "4K";
+	for (unsigned i = 0; i < 12; i++) {
+		rig_start_as("qcow2", COW_MIB(4), COW_MIB(8), COW_OPEN_WRITE);
+		change_one_that_is_reported();
+		rig_end();
+	}
+	cluster_size = NULL;
+}
+
+/* What cannot be true is not recorded, and no commit says that it was. */
+TEST(blocks_written_elsewhere)
+{
+	for (unsigned bad = 0; bad < 3; bad++) {
+		cow_log_set_level((enum cow_log_level)0);
+		rig_start_as("qcow2", COW_MIB(4), COW_MIB(8), COW_OPEN_WRITE);
+		ask_blocks();
+		if (bad == 1)
+			place[0] = 0;		/* the header */
+		if (bad == 2)
+			place[0] |= 1ull << DMU_PLACE_DEV_SHIFT;
+		say_made(1, 1, bad == 0);
+		say_commit(2);
+		hear(DMU_RESULT, 2);
+		CHECK(got.result.error < 0);
+		rig_end();
+	}
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Blocks for the kernel (mapreq.h, mapblk.c): this test is the kernel, which remembers
- * what it was told for as long as it likes, reads and writes the files itself, and has
+ * what it was told for as long as it likes, reads and writes the files itself, completes blocks
+ * whose place is new and reports them some time later, and has
  * places made, ranges zeroed and discarded. Whatever it does must agree with a plain copy
  * of the disk. Chains are those that planes cannot show: qcow2 of many shapes, over raw, dscow
  * or qcow2.
@@ -22,6 +23,7 @@
 
 struct entry {
 	bool read, write, zero;
+	bool unreported;		/* written to a place that the daemon gave for that */
 	unsigned layer;
 	uint64_t at;			/* byte of its device */
 };
@@ -34,7 +36,7 @@ static struct {
 	struct entry *known;		/* of each block */
 	uint8_t *shadow;
 	uint64_t size, block;
-	unsigned made, sent, grown;
+	unsigned made, sent, grown, split, reported;
 } bed;
 
 static const char *const names[LAYERS] = { "top", "mid", "base" };
@@ -168,6 +170,62 @@ static void end(void)
 
 /* ---- the kernel's side ---- */
 
+/* A block is completed at its new place: all of it is what the disk reads as. */
+static void fill_block(const struct dmu_blocks *b, uint64_t virt)
+{
+	uint64_t off = virt - b->start * SECTOR, len = cow_min(bed.block, bed.size - virt);
+	struct entry *e = &bed.known[virt / bed.block];
+	static uint8_t buf[COW_MIB(2)];
+
+	memset(buf, 0, len);
+	if (b->from_dev != DMU_DEV_ZERO)
+		CHECK_EQ(cow_sim_read(bed.sim, names[b->from_dev - DEV0], buf, len, b->from * SECTOR + off), 0);
+	if (memcmp(buf, bed.shadow + virt, len))
+		FAIL("byte %llu: what is to be copied is something else", (unsigned long long)virt);
+	cow_sim_write_other(bed.sim, names[0], buf, len, b->position * SECTOR + off);
+	*e = (struct entry){ .read = true, .write = true, .unreported = true, .at = b->position * SECTOR + off };
+}
+
+/* The kernel makes those blocks that it writes to; of the others it remembers nothing. */
+static void take_split(const struct dmu_blocks *b, uint64_t virt, uint64_t asked)
+{
+	uint64_t first = b->start * SECTOR, end = first + (uint64_t)b->sectors * SECTOR;
+	bool all = rnd(2);
+
+	CHECK(b->flags == (DMU_BLOCKS_READ | DMU_BLOCKS_WRITE | DMU_BLOCKS_COPY) && b->dev == DEV0);
+	CHECK((uint64_t)b->sectors * SECTOR <= asked && first == cow_round_down(virt, bed.block));
+	CHECK(b->position * SECTOR % bed.m.unit == 0 && b->position * SECTOR + (end - first) <= bed.m.size[0]);
+	CHECK(b->from_dev != DMU_DEV_ZERO || b->from == 0);
+	CHECK(b->from * SECTOR % bed.m.unit == 0);
+	CHECK(b->from_dev != b->dev || b->from + b->sectors <= b->position || b->position + b->sectors <= b->from);
+	for (uint64_t at = first; at < end; at += bed.block)
+		if ((all || at == first) && !bed.known[at / bed.block].write)
+			fill_block(b, at);
+	bed.split++;
+}
+
+/* DMU_WRITTEN of a block, if there is one due. */
+static void report(uint64_t block)
+{
+	struct entry *e = &bed.known[block];
+	struct cow_req req = { .op = COW_OP_WRITTEN, .virt = block * bed.block, .phys = e->at };
+
+	if (!e->unreported)
+		return;
+	req.len = cow_min(bed.block, bed.size - req.virt);
+	CHECK_EQ(rig_run(bed.c, &req), 0);
+	if (rnd(4) == 0)
+		CHECK_EQ(rig_run(bed.c, &req), 0);
+	e->unreported = false;
+	bed.reported++;
+}
+
+static void report_all(void)
+{
+	for (uint64_t b = 0; b * bed.block < bed.size; b++)
+		report(b);
+}
+
 static void remember(const struct dmu_blocks *b, uint32_t op)
 {
 	uint64_t virt = b->start * SECTOR, stop = virt + (uint64_t)b->sectors * SECTOR;
@@ -183,11 +241,14 @@ static void remember(const struct dmu_blocks *b, uint32_t op)
 		CHECK(at % bed.m.unit == 0 && at + (stop - virt) <= cow_round_up(bed.m.size[b->dev - DEV0], SECTOR));
 		CHECK(!(b->flags & DMU_BLOCKS_WRITE) || b->dev == DEV0);
 	}
-	for (; virt < stop; virt += bed.block, at += bed.block)
+	for (; virt < stop; virt += bed.block, at += bed.block) {
+		if (bed.known[virt / bed.block].unreported)	/* the kernel knows better */
+			continue;
 		bed.known[virt / bed.block] = (struct entry){
 			.read = true, .write = b->flags & DMU_BLOCKS_WRITE, .at = at,
 			.zero = b->dev == DMU_DEV_ZERO, .layer = b->dev - DEV0,
 		};
+	}
 }
 
 /* Asks for the block of @virt, up to @blocks of them. False: only the bytes are to be had. */
@@ -205,7 +266,10 @@ static bool ask(uint64_t virt, uint64_t blocks, uint32_t op)
 		if (rc == MAPREQ_READY) {
 			CHECK_EQ(bed.a.record.blocks.start, a.start);
 			CHECK_EQ(bed.a.size, sizeof(bed.a.record.blocks));
-			remember(&bed.a.record.blocks, op);
+			if (bed.a.record.blocks.flags & DMU_BLOCKS_COPY)
+				take_split(&bed.a.record.blocks, virt, (uint64_t)a.sectors * SECTOR);
+			else
+				remember(&bed.a.record.blocks, op);
 			return true;
 		}
 		if (rc == MAPREQ_DATA) {
@@ -219,10 +283,12 @@ static bool ask(uint64_t virt, uint64_t blocks, uint32_t op)
 			bed.grown++;
 			continue;
 		}
-		CHECK_EQ(rc, MAPREQ_PRESENT);
+		CHECK(rc == MAPREQ_PRESENT || rc == MAPREQ_PLACE);
 		CHECK_EQ(op, DMU_OP_WRITE);
-		CHECK_EQ(rig_request(bed.c, COW_OP_PRESENT, 0, first, (uint64_t)a.sectors * SECTOR, NULL), 0);
-		bed.made++;
+		CHECK(bed.a.sectors && bed.a.sectors <= a.sectors);
+		CHECK_EQ(rig_request(bed.c, rc == MAPREQ_PLACE ? COW_OP_PLACE : COW_OP_PRESENT, 0, first,
+				     (uint64_t)bed.a.sectors * SECTOR, NULL), 0);
+		bed.made += rc == MAPREQ_PRESENT;
 	}
 	FAIL("no end of asking for byte %llu", (unsigned long long)virt);
 }
@@ -265,16 +331,18 @@ static void kernel_write(uint64_t virt)
 	cow_sim_write_other(bed.sim, names[0], bed.shadow + virt, SECTOR, e->at + virt % bed.block);
 }
 
-/* Zeroes sectors, or discards blocks; the kernel asks for them anew afterwards. */
+/* Zeroes sectors, or discards granules; the kernel asks for them anew afterwards. */
 static void change(void)
 {
 	bool discard = rnd(2);
-	uint64_t unit = discard ? bed.block : SECTOR;
+	uint64_t unit = discard ? cow_chain_image(bed.c, 0)->granule : SECTOR;
 	uint64_t from = cow_round_down(rnd(bed.size), unit);
-	uint64_t len = cow_min(cow_round_up(1 + rnd(bed.block * 3), unit), bed.size - from);
+	uint64_t len = cow_min(cow_round_up(1 + rnd(cow_max(unit, bed.block) * 3), unit), bed.size - from);
 
-	for (uint64_t b = from / bed.block; b * bed.block < from + len; b++)
+	for (uint64_t b = from / bed.block; b * bed.block < from + len; b++) {
+		report(b);
 		bed.known[b] = (struct entry){ 0 };
+	}
 	CHECK_EQ(discard ? cow_chain_discard(bed.c, from, len) : cow_chain_zero(bed.c, from, len), 0);
 	memset(bed.shadow + from, 0, len);
 }
@@ -288,14 +356,20 @@ static uint64_t any_sector(void)
 
 static void one(void)
 {
+	uint64_t at;
+
 	switch (rnd(16)) {
 	case 0:
 		change();
 		break;
 	case 1:
-		bed.known[rnd(bed.size) / bed.block] = (struct entry){ 0 };
+		at = rnd(bed.size) / bed.block;
+		report(at);
+		bed.known[at] = (struct entry){ 0 };
 		break;
 	case 2:
+		if (rnd(4) == 0)
+			report_all();
 		CHECK_EQ(cow_chain_flush(bed.c), 0);
 		break;
 	case 3 ... 8:
@@ -308,7 +382,7 @@ static void one(void)
 
 TEST(reads_and_writes_as_the_disk)
 {
-	unsigned rounds = rig_full() ? 300 : 40, made = 0, sent = 0, grown = 0;
+	unsigned rounds = rig_full() ? 300 : 40, made = 0, sent = 0, grown = 0, split = 0;
 
 	for (unsigned i = 0; i < rounds; i++) {
 		struct cow_report rep = { 0 };
@@ -319,6 +393,7 @@ TEST(reads_and_writes_as_the_disk)
 		for (unsigned n = 0; n < 400; n++)
 			one();
 		check_all();
+		report_all();
 		CHECK_EQ(cow_chain_flush(bed.c), 0);
 		CHECK(!cow_chain_unflushed(bed.c));
 		CHECK_EQ(cow_chain_close(bed.c), 0);
@@ -335,10 +410,12 @@ TEST(reads_and_writes_as_the_disk)
 		made += bed.made;
 		sent += bed.sent;
 		grown += bed.grown;
+		split += bed.split;
 		end();
 	}
-	CHECK(made && sent && grown);
-	printf("%u chains: %u places made, %u answers by bytes, grown %u times\n", rounds, made, sent, grown);
+	CHECK(made && sent && grown && split);
+	printf("%u chains: %u places made, %u split answers, %u answers by bytes, grown %u times\n", rounds,
+	       made, split, sent, grown);
 }
 
 /* Nothing is marked, made or grown by those who only read. */
@@ -367,7 +444,7 @@ TEST(unflushed)
 		struct cow_extent e;
 
 		CHECK_EQ(cow_chain_in_place(bed.c, virt, cow_min(bed.block, bed.size - virt), &e), 0);
-		if (e.kind != COW_DATA || e.len < cow_min(bed.block, bed.size - virt) ||
+		if (e.kind != COW_DATA || (e.flags & COW_EXT_NEW) || e.len < cow_min(bed.block, bed.size - virt) ||
 		    cow_chain_unflushed(bed.c))
 			continue;
 		CHECK(ask(virt, 1, DMU_OP_WRITE));

@@ -114,9 +114,10 @@ enum cow_op {
 	COW_OP_READ, COW_OP_WRITE, COW_OP_ZERO, COW_OP_DISCARD, COW_OP_FLUSH,
 	/*
 	 * Whole granules (the image's end counts as the end of one) were written by
-	 * somebody else (the kernel) to where the top image has them (cow_image.linear;
-	 * -EOPNOTSUPP without it): record that. Harmless when it was recorded before. No
-	 * buffer. Counts as a change: the next flush makes it durable, its data first.
+	 * somebody else (the kernel) to where the top image has them (cow_image.linear), or whole
+	 * units of cow_image.place to @phys; -EOPNOTSUPP without either: record that. Harmless when
+	 * it was recorded before. No buffer. Counts as a change: the next flush makes it durable, its
+	 * data first.
 	 */
 	COW_OP_WRITTEN,
 	/*
@@ -124,6 +125,12 @@ enum cow_op {
 	 * changes but that somebody else may write there then (cow_chain_in_place()). No buffer.
 	 */
 	COW_OP_PRESENT,
+	/*
+	 * Gives the range (whole units of cow_image.place) a place where somebody else may write it,
+	 * with the rest of each unit, and then say COW_OP_WRITTEN; cow_chain_in_place() tells
+	 * where. Shows nothing. -EOPNOTSUPP: COW_OP_PRESENT is the only way.
+	 */
+	COW_OP_PLACE,
 	COW_OPS
 };
 
@@ -152,6 +159,7 @@ struct cow_req {
 	uint64_t virt, len;	/* in bounds, len > 0; unused for FLUSH */
 	void *buf;		/* READ, WRITE: len bytes */
 	uint64_t stored;	/* with COW_REQ_ENCODED: bytes at @buf instead of @len */
+	uint64_t phys;		/* WRITTEN, of an image that is not linear: where in its file */
 	unsigned layer;		/* READ: first layer to look at; 0: the whole chain */
 	void (*done)(struct cow_req *req, int result);
 	void *opaque;
@@ -219,8 +227,10 @@ COW_EXPORT int cow_chain_layer_extent(struct cow_chain *c, unsigned layer, uint6
 
 /*
  * Where [virt, virt + some) of the top image can be written in place, by others as well
- * (COW_CAP_REMAP, cow_image.linear): COW_DATA. COW_BELOW: it has to be made present first, all of
- * what the answer covers. Changes nothing that is seen, but marks the image as in use. Blocking.
+ * (COW_CAP_REMAP, cow_image.linear): COW_DATA. With COW_EXT_NEW it has to be completed there first and then
+ * recorded, see COW_OP_PLACE. COW_BELOW: it has to be made present first, all of what the answer covers;
+ * with COW_EXT_TABLE, given a place.
+ * Changes nothing that is seen, but marks the image as in use. Blocking.
  * -EOPNOTSUPP: it is encrypted.
  */
 COW_EXPORT int cow_chain_in_place(struct cow_chain *c, uint64_t virt, uint64_t len,

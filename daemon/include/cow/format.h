@@ -111,6 +111,12 @@ struct cow_image {
 	const uint8_t *key;
 	size_t key_len;
 	/*
+	 * Set by open(): power of two, bytes. map() answers COW_PLACE and COW_PLACED for such units: others
+	 * (the kernel) complete and write them before they are shown. 0: it does not.
+	 */
+	uint32_t place;
+
+	/*
 	 * Set by open(): what map() answers with COW_DATA is stored enciphered, see crypt(), but for
 	 * tables. @size, @granule and places of data are multiples of COW_CRYPT_UNIT; not with @linear.
 	 */
@@ -241,8 +247,8 @@ struct cow_format {
 	int (*map)(struct cow_image *img, const struct cow_query *q, struct cow_map *ret);
 
 	/*
-	 * Required with COW_CAP_WRITE. Ends each WRITE, ZERO or DISCARD answer
-	 * of kind COW_DATA that has COW_EXT_NEW. @io 0: the data was written, show it;
+	 * Required with COW_CAP_WRITE. Ends each WRITE, ZERO, DISCARD or PLACED answer
+	 * of kind COW_DATA that has COW_EXT_NEW, and each that has COW_EXT_TABLE. @io 0: the data was written, show it;
 	 * < 0: it was not, give the reservation back. Does no I/O, cannot fail.
 	 */
 	void (*commit)(struct cow_image *img, const struct cow_map *map, int io);

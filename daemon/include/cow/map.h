@@ -14,6 +14,8 @@ enum cow_intent {
 	COW_ZERO,	/* must read as zeroes afterwards */
 	COW_DISCARD,	/* as COW_ZERO for whole granules; ragged edges keep their contents */
 	COW_REPORT,	/* describe, for map listings; same answer as COW_READ */
+	COW_PLACE,	/* where could others write it, and say so afterwards? Only with cow_image.place */
+	COW_PLACED,	/* others wrote it to cow_query.phys, which COW_PLACE had answered */
 };
 
 enum cow_kind {
@@ -42,6 +44,7 @@ struct cow_query {
 	uint64_t virt, len;	/* in bounds of the image, len > 0 */
 	uint32_t intent;	/* enum cow_intent */
 	uint32_t flags;		/* 0 */
+	uint64_t phys;		/* COW_PLACED */
 };
 
 /*
@@ -65,7 +68,15 @@ struct cow_query {
  * image does not read as zeroes: there COW_HOLE is the only answer, or -EOPNOTSUPP for
  * a granule that cannot be said to be zeroes without data. Then they are written.
  *
- * All three may be answered with COW_EXT_NEW | COW_EXT_TABLE instead: @dst.phys,
+ * PLACE: as WRITE, for whole units of cow_image.place: nothing is filled, and without
+ * COW_EXT_TABLE nothing is committed. A NEW place shows nothing, and stays that of these units until the
+ * image is closed: asked again, the answer is the same. -EOPNOTSUPP: there is none but by a WRITE.
+ *
+ * PLACED: whole units, as PLACE answered them in this session, or in one whose process was killed: then it
+ * is not this image that remembers. @dst is at query.phys, and covers no more than the query; with
+ * COW_EXT_NEW commit() shows it. -EIO: it cannot have been the place.
+ *
+ * All but READ and REPORT may be answered with COW_EXT_NEW | COW_EXT_TABLE instead: @dst.phys,
  * @dst.len is a place in the file for a table of the format. It is filled, with
  * zeroes when @src.kind is COW_HOLE, with the bytes at @src.phys of the file when
  * it is COW_DATA; then commit() is called, then the same query is asked again.
