@@ -66,6 +66,7 @@ struct fe {
 	bool read_only, created, known, suspended;
 	bool started;			/* cfg.ready was called with success */
 	bool removed, stopping, ended;
+	bool doubtful;			/* taken up, and places that the kernel knows may be free again */
 	struct job start, stop, resize, pause;
 };
 
@@ -391,6 +392,22 @@ static void start_if_complete(struct fe *fe)
 
 static void resize_end(struct fe *fe, int rc, const char *sentence);
 
+static void on_doubtful_forgotten(void *opaque)
+{
+	struct fe *fe = opaque;
+
+	dmstream_release(fe->stream);
+}
+
+/* Before anything is answered. A resize has the kernel forget everything in any case. */
+static int forget_doubtful(struct fe *fe)
+{
+	bool due = fe->doubtful && fe->sectors == sectors_of(fe->cfg.dev);
+
+	fe->doubtful = false;
+	return due ? dmstream_hold(fe->stream, 0, on_doubtful_forgotten, fe) : 0;
+}
+
 static void on_info(void *opaque, const struct dmu_info *info, const struct dmu_device *devices)
 {
 	struct fe *fe = opaque;
@@ -404,6 +421,10 @@ static void on_info(void *opaque, const struct dmu_info *info, const struct dmu_
 		return;
 	}
 	fe->known = true;
+	if (forget_doubtful(fe)) {
+		start_failed(fe, -EIO, "the kernel cannot be told to forget where blocks are");
+		return;
+	}
 	if (fe->resize.running && info->sectors == fe->sectors)
 		resize_end(fe, 0, "");
 	start_if_complete(fe);
@@ -605,6 +626,15 @@ static void lock_memory(void)
 		cow_log(COW_LOG_DEBUG, "mlockall: %s", strerror(errno));
 }
 
+/*
+ * A place that a killed daemon gave out, and had not recorded yet, is known to its successor only by
+ * images that can say so: those that answer COW_PLACE.
+ */
+static bool loses_places(const struct fe *fe)
+{
+	return fe->map.blocks && !fe->read_only && !cow_chain_image(cow_dev_chain(fe->cfg.dev), 0)->place;
+}
+
 static int prepare(struct fe *fe, struct cow_err *err)
 {
 	int rc = find_files(fe, err);
@@ -620,6 +650,8 @@ static int prepare(struct fe *fe, struct cow_err *err)
 	}
 	if (!rc)
 		rc = describe(fe, err);
+	if (!rc)
+		fe->doubtful = fe->created && loses_places(fe);
 	if (!rc && !fe->params && make_params(fe))
 		rc = -ENOMEM;
 	if (!rc)
