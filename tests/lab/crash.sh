@@ -62,6 +62,9 @@ recording() {
 
 # ---- outside: the replays ----
 
+# The recording of a cut that went wrong is worth more than the sentence.
+at_exit '[ $test_status = 0 ] || tar -C "$TMP" -cSzf "$BUILD/test-logs/crash-recording.tgz" out'
+
 replay_to() {	# POINT [SEED]
 	rm -f "$TMP/img" "$TMP/flat"
 	truncate -s ${over_size}M "$TMP/img"
