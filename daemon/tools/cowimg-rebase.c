@@ -48,38 +48,25 @@ static int rebase_recorded(const struct img_cmd *cmd, const char *path)
 	return img_close(cmd, c, path, status);
 }
 
-static int rebase_none(const struct img_cmd *cmd, const char *path)
-{
-	struct img_cmd top = *cmd;
-	struct cow_chain *c = NULL;
-	struct cow_err err = { 0 };
-	int r, status;
-
-	top.no_backing = true;
-	if (img_open(&top, path, COW_OPEN_WRITE, &c))
-		return IMG_FAILED;
-	status = img_spare_snapshots(cmd, path, c);
-	r = status == IMG_OK ? cow_chain_rebase(c, NULL, "", cmd->force, &err) : 0;
-	if (r)
-		status = img_fail(cmd, r, &err);
-	return img_close(cmd, c, path, status);
-}
-
+/* @base "": none. */
 static int rebase_other(const struct img_cmd *cmd, const char *path, const char *base,
 			const char *base_format)
 {
 	struct img_cmd top = *cmd, below = *cmd;
 	struct cow_chain *c = NULL, *b = NULL;
 	struct cow_err err = { 0 };
-	int r, status = IMG_FAILED;
+	int r, status;
 
 	top.no_backing = true;
 	below.format = base_format;
 	below.args = cmd->second_args;
-	if (!img_open(&below, base, 0, &b) && !img_open(&top, path, COW_OPEN_WRITE, &c)) {
-		r = cow_chain_rebase(c, b, base, cmd->force, &err);
-		status = r ? img_fail(cmd, r, &err) : IMG_OK;
-	}
+	if ((*base && img_open(&below, base, 0, &b)) || img_open(&top, path, COW_OPEN_WRITE, &c))
+		return img_close(cmd, b, base, IMG_FAILED);
+	/* The same contents are meant, but not where there are none any more. */
+	status = *base ? IMG_OK : img_spare_snapshots(cmd, path, c);
+	r = status == IMG_OK ? cow_chain_rebase(c, b, base, cmd->force, &err) : 0;
+	if (r)
+		status = img_fail(cmd, r, &err);
 	status = img_close(cmd, c, path, status);
 	return img_close(cmd, b, base, status);
 }
@@ -89,12 +76,7 @@ int img_do_rebase(const struct img_cmd *cmd, const char *path, const char *base,
 {
 	int status;
 
-	if (!base)
-		status = rebase_recorded(cmd, path);
-	else if (*base)
-		status = rebase_other(cmd, path, base, base_format);
-	else
-		status = rebase_none(cmd, path);
+	status = base ? rebase_other(cmd, path, base, base_format) : rebase_recorded(cmd, path);
 	if (status == IMG_OK && !cmd->quiet)
 		printf("Base recorded.\n");
 	return status;

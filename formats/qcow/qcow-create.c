@@ -227,9 +227,8 @@ static int forget_base(struct cow_image *img, struct cow_err *err)
 	rc = qcow_header_update(img, &next);
 	if (rc)
 		return cow_err_sys(err, rc, "%s: cannot record that it has no base", img->path);
-	q->backing_off = q->backing_len = 0;
-	q->backing = img->backing = next.backing;
-	q->has_record = false;
+	*q = next;
+	img->backing = next.backing;
 	return qcow_space_reload(img, err);
 }
 

@@ -759,7 +759,6 @@ static int keep_name(struct cow_image *img, struct qcow2 *q, uint64_t end, uint8
 	const char *path = q->backing.path;
 	size_t len = strlen(path);
 	uint64_t off = cow_max(SECTOR, q->backing_off + len);
-	int rc;
 
 	if (q->backing_off == 0 || (end + len > SECTOR && q->backing_off >= SECTOR))
 		return 0;
@@ -770,9 +769,8 @@ static int keep_name(struct cow_image *img, struct qcow2 *q, uint64_t end, uint8
 	}
 	if (off + len > q->cluster)
 		return -ENOSPC;
-	rc = cow_img_pwrite(img, 0, path, len, off);
 	q->backing_off = off;
-	return rc ? rc : cow_img_sync(img, 0);
+	return write_sync(img, path, len, off);
 }
 
 static int convert(struct cow_image *img, struct qcow2 *next)
@@ -795,8 +793,7 @@ static int convert(struct cow_image *img, struct qcow2 *next)
 	encode(next, sector);
 	if (next->version >= 3)
 		cow_put_be32(sector + QCOW2_H_LENGTH, next->header_length);
-	rc = cow_img_pwrite(img, 0, sector, sizeof(sector), 0);
-	return rc ? rc : cow_img_sync(img, 0);
+	return write_sync(img, sector, sizeof(sector), 0);
 }
 
 int qcow2_header_convert(struct cow_image *img, unsigned version, struct cow_err *err)

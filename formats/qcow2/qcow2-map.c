@@ -46,6 +46,12 @@ static uint64_t bitmap_at(const struct span *s, unsigned i)
 	return cow_get_be64(s->data + (size_t)i * s->q->entry_bytes + 8);
 }
 
+/* Is there an L2 table, of this image alone? Only such a one is changed. */
+static bool own_table(const struct span *s)
+{
+	return s->l2 && (cow_get_be64(s->l1_entry) & QCOW2_COPIED);
+}
+
 static void put_entry(const struct span *s, unsigned i, uint64_t entry, uint64_t bitmap)
 {
 	uint8_t *p = s->data + (size_t)i * s->q->entry_bytes;
@@ -518,7 +524,7 @@ static int map_write(struct cow_image *img, const struct span *s, const struct c
 	struct group g;
 	int rc;
 
-	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
+	if (!own_table(s))
 		return map_table(img, s, qu, ret);
 	rc = get_group(img, s, qu, &g);
 	if (rc)
@@ -624,7 +630,7 @@ static int map_place(struct cow_image *img, const struct span *s, const struct c
 	struct group g;
 	int rc;
 
-	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
+	if (!own_table(s))
 		return map_table(img, s, qu, ret);
 	rc = get_group(img, s, qu, &g);
 	if (rc)
@@ -648,7 +654,7 @@ static int map_placed(struct cow_image *img, const struct span *s, const struct 
 	unsigned i;
 	int rc = 0;
 
-	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
+	if (!own_table(s))
 		return map_table(img, s, qu, ret);
 	i = index_of(s, qu->virt);
 	type = type_at(s, i);
@@ -696,7 +702,7 @@ static int map_zero(struct cow_image *img, const struct span *s, const struct co
 			 ret);
 		return 0;
 	}
-	if (!s->l2 || !(cow_get_be64(s->l1_entry) & QCOW2_COPIED))
+	if (!own_table(s))
 		return map_table(img, s, qu, ret);
 	rc = get_group(img, s, qu, &g);
 	if (rc)
@@ -784,7 +790,7 @@ int qcow2_entry_pin(struct cow_image *img, const struct cow_query *qu, struct co
 	if (rc)
 		return rc;
 	*ret = (struct cow_map){ .gen = img->gen };
-	if (!s.l2 || !(cow_get_be64(s.l1_entry) & QCOW2_COPIED)) {
+	if (!own_table(&s)) {
 		rc = map_table(img, &s, qu, ret);
 		return rc ? rc : 1;
 	}
