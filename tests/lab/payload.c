@@ -111,8 +111,12 @@ static struct {
 	pthread_mutex_t lock;
 	struct record *rec;
 	size_t n_rec, cap_rec;
+	pthread_mutex_t turn;	/* one flush at a time: a mark then stands for all before it */
 	struct thread th[THREADS_MAX];
-} t = { .seed = 1, .threads = 4, .stuck = 120, .mark = UINT_MAX, .lock = PTHREAD_MUTEX_INITIALIZER };
+} t = {
+	.seed = 1, .threads = 4, .stuck = 120, .mark = UINT_MAX, .lock = PTHREAD_MUTEX_INITIALIZER,
+	.turn = PTHREAD_MUTEX_INITIALIZER,
+};
 
 static _Noreturn void fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
@@ -358,6 +362,26 @@ static bool all_flushed(const struct op *op)
 	return all;
 }
 
+/*
+ * Of two flushes that overlap, dm-log-writes gives all that ended before to the first, and
+ * has it in its log when that one ends: if the second is faster, what is written after it
+ * stands in the log before what it made durable. So there they take turns.
+ */
+static ssize_t write_durable(const void *data, size_t bytes, uint64_t at)
+{
+	ssize_t put;
+	int err;
+
+	if (t.mark_name)
+		pthread_mutex_lock(&t.turn);
+	put = pwrite(t.dsync_fd, data, bytes, (off_t)at);
+	err = errno;
+	if (t.mark_name)
+		pthread_mutex_unlock(&t.turn);
+	errno = err;
+	return put;
+}
+
 static void do_write(struct thread *th, struct op *op)
 {
 	size_t bytes = op->n * SECTOR;
@@ -367,7 +391,8 @@ static void do_write(struct thread *th, struct op *op)
 	issue(op, false);
 	for (uint64_t i = 0; i < op->n; i++)
 		stamp(th->buf + i * SECTOR, op->lo + i, op->number);
-	put = pwrite(durable ? t.dsync_fd : t.fd, th->buf, bytes, (off_t)place(op->lo));
+	put = durable ? write_durable(th->buf, bytes, place(op->lo)) :
+			pwrite(t.fd, th->buf, bytes, (off_t)place(op->lo));
 	if (!good(th, put == (ssize_t)bytes, &th->bad_writes, "write", op))
 		return;
 	acknowledge(op, durable);
@@ -397,10 +422,7 @@ static void do_flush(struct thread *th)
 	bool ok;
 	int r;
 
-	/* One at a time: a mark then stands for all flushes before it. */
-	static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
-
-	pthread_mutex_lock(&one);
+	pthread_mutex_lock(&t.turn);
 	id = atomic_fetch_add(&t.flush_id, 1);
 	for (uint64_t i = 0; i < t.n; i++)
 		t.acked[i] = __atomic_load_n(&t.s[i].acked, __ATOMIC_RELAXED);
@@ -419,7 +441,7 @@ static void do_flush(struct thread *th)
 		note(R_MARKED, id, 0, 0);
 		th->flushes++;
 	}
-	pthread_mutex_unlock(&one);
+	pthread_mutex_unlock(&t.turn);
 }
 
 static void mark_for_faults(const char *yes)
