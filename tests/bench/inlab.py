@@ -115,12 +115,19 @@ def present(targets, missing):
 
 def ratio(v, who, whom, sign, limit):
     r = statistics.median(a / b for a, b in zip(v[who], v[whom]))
-    return {'who': who, 'whom': whom, 'ratio': r, 'sign': sign, 'limit': limit,
-            'good': r <= limit if sign == '<=' else r >= limit}
+    good = limit is None or (r <= limit if sign == '<=' else r >= limit)
+    return {'who': who, 'whom': whom, 'ratio': r, 'sign': sign, 'limit': limit, 'good': good}
+
+
+def verdict(r):
+    if r['limit'] is None:
+        return '', ''
+    return '%s %.2f' % (r['sign'], r['limit']), 'OK' if r['good'] else 'MISS'
 
 
 def table(values, rows, targets):
-    """Prints @rows: (title, row, value, unit, asked), asked being (who, against whom, sign, limit)."""
+    """Prints @rows: (title, row, value, unit, asked), asked being (who, against whom, sign, limit);
+    without a limit it is there to be read."""
     fmt = '%-34s' + ' %10s' * len(targets) + '  %-6s %-26s %-14s %s'
     print(fmt % ('', *targets, '', 'ratio', 'asked', ''))
     result = []
@@ -130,12 +137,11 @@ def table(values, rows, targets):
             continue
         cells = ['%.2f' % statistics.median(v[t]) if t in v else '-' for t in targets]
         ratios = [ratio(v, *a) for a in asked if a[0] in v and a[1] in v]
-        lines = [('%.2f %s/%s' % (r['ratio'], r['who'], r['whom']), '%s %.2f' % (r['sign'], r['limit']),
-                  'OK' if r['good'] else 'MISS') for r in ratios]
+        lines = [('%.2f %s/%s' % (r['ratio'], r['who'], r['whom']), *verdict(r)) for r in ratios]
         for i, line in enumerate(lines or [('', '', '')]):
             head = (title, *cells, unit) if i == 0 else ('',) * (len(targets) + 2)
             print((fmt % (*head, *line)).rstrip())
-        result += [dict(r, row=title) for r in ratios]
+        result += [dict(r, row=title) for r in ratios if r['limit'] is not None]
     if result:
         print('%d asked, %d missed' % (len(result), sum(not r['good'] for r in result)))
     print()
