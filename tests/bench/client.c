@@ -14,6 +14,7 @@
  *   client start TIMEOUT_MS FILE SIZE CMD...
  *	    runs CMD, which goes on running; time until FILE has SIZE bytes and 4 KiB of it are read
  *   client run   CMD...		time from start to end of CMD, and the most memory that it had
+ *   client copy  FROM TO	a thread for each CPU reads and writes: what moving the data alone takes
  *
  * Prints one line of JSON. Exit status 1 and a sentence when anything fails.
  */
@@ -21,8 +22,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/aio_abi.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +42,8 @@
 
 #define DEPTH_MAX 64
 #define SEQ_BYTES (1u << 20)
+#define COPY_BYTES (256u << 10)	/* at a time: stays in the cache of a CPU */
+#define COPIERS_MAX 16
 #define BUF_ALIGN 4096u
 #define SAMPLES_MAX (4u << 20)	/* 32 MiB; a run that makes more keeps the first ones */
 #define POLL_NS 20000		/* of "start": short against what is measured */
@@ -399,6 +404,57 @@ static int cmd_run(char **argv)
 	return 0;
 }
 
+/* ---- copy ---- */
+
+struct copy {
+	const char *from, *to;
+	int in, out;
+	uint64_t bytes;
+	atomic_ullong next;		/* offset of what nobody copies yet */
+};
+
+static void *copy_thread(void *arg)
+{
+	struct copy *c = arg;
+	uint8_t *buf = buffer(COPY_BYTES);
+	uint64_t at;
+
+	while ((at = atomic_fetch_add(&c->next, COPY_BYTES)) < c->bytes) {
+		size_t n = c->bytes - at < COPY_BYTES ? c->bytes - at : COPY_BYTES;
+
+		if (pread(c->in, buf, n, (off_t)at) != (ssize_t)n)
+			die(c->from);
+		if (pwrite(c->out, buf, n, (off_t)at) != (ssize_t)n)
+			die(c->to);
+	}
+	return NULL;
+}
+
+static int cmd_copy(const char *from, const char *to)
+{
+	struct copy c = { .from = from, .to = to, .in = open(from, O_RDONLY | O_CLOEXEC) };
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	pthread_t id[COPIERS_MAX];
+	struct stat st;
+
+	if (c.in < 0 || fstat(c.in, &st))
+		die(from);
+	c.bytes = (uint64_t)st.st_size;
+	c.out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (c.out < 0)
+		die(to);
+	if (cpus > COPIERS_MAX)
+		cpus = COPIERS_MAX;
+	for (long i = 0; i < cpus; i++) {
+		errno = pthread_create(&id[i], NULL, copy_thread, &c);
+		if (errno)
+			die("thread");
+	}
+	for (long i = 0; i < cpus; i++)
+		pthread_join(id[i], NULL);
+	return 0;
+}
+
 /* ---- main ---- */
 
 static int by_value(const void *a, const void *b)
@@ -441,7 +497,7 @@ static void load_offsets(struct opts *o, const char *path)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: client lat|depth|seq|start|run ..., see the head of client.c\n");
+	fprintf(stderr, "usage: client lat|depth|seq|start|run|copy ..., see the head of client.c\n");
 	return 2;
 }
 
@@ -456,6 +512,8 @@ int main(int argc, char **argv)
 		return cmd_start(argv + 2);
 	if (!strcmp(what, "run") && argc > 2)
 		return cmd_run(argv + 2);
+	if (!strcmp(what, "copy") && argc == 4)
+		return cmd_copy(argv[2], argv[3]);
 	argc--, argv++;
 	while ((c = getopt(argc, argv, "w1Bb:d:e:t:p:")) != -1) {
 		switch (c) {
