@@ -10,6 +10,7 @@
 
 #define NAMED_FEATURES 8u	/* unknown features that a message names */
 #define SECTOR 512u		/* a power cut leaves one as it was, or as it was to be */
+#define SESSION_BYTES 8u	/* of the number of a session */
 #define FORMAT_ROOM 8u		/* for the name of a format: all that there are fit in */
 
 struct header {
@@ -262,7 +263,7 @@ static int take_extension(struct header *h, uint32_t type, const uint8_t *data, 
 					   h->img->path);
 		return 0;
 	case QCOW2_EXT_SESSION:
-		if (len == 8) {
+		if (len == SESSION_BYTES) {
 			h->q->session_off = (uint64_t)(data - h->area);
 			h->q->session = cow_get_be64(data);
 		}
@@ -406,14 +407,6 @@ int qcow2_header_update_sync(struct cow_image *img, const struct qcow2 *q)
 	return rc ? rc : cow_img_sync(img, 0);
 }
 
-int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session)
-{
-	uint8_t p[8];
-
-	cow_put_be64(p, session);
-	return cow_img_pwrite(img, 0, p, sizeof(p), q->session_off);
-}
-
 /* ---- room for extensions ---- */
 
 static int write_sync(struct cow_image *img, const void *p, size_t len, uint64_t off)
@@ -421,6 +414,17 @@ static int write_sync(struct cow_image *img, const void *p, size_t len, uint64_t
 	int rc = cow_img_pwrite(img, 0, p, len, off);
 
 	return rc ? rc : cow_img_sync(img, 0);
+}
+
+/* Is there room for @bytes more of extensions? The name of the base may have to go behind them. */
+static bool has_room(const struct qcow2 *q, uint64_t bytes)
+{
+	uint64_t end = q->ext_end + bytes, name = q->backing_off;
+	size_t len = strlen(q->backing.path);
+
+	if (q->end_at == 0 || end > q->cluster)
+		return false;
+	return name == 0 || end <= name || cow_max(end, name + len) + len <= q->cluster;
 }
 
 /* The name of the base goes where it leaves room for @bytes more of extensions. */
@@ -434,8 +438,6 @@ static int move_name(struct cow_image *img, uint64_t bytes)
 
 	if (q->backing_off == 0 || q->ext_end + bytes <= q->backing_off)
 		return 0;
-	if (at + len > q->cluster)
-		return -ENOSPC;
 	rc = write_sync(img, q->backing.path, len, at);
 	cow_put_be64(p, at);
 	if (rc == 0)
@@ -446,10 +448,11 @@ static int move_name(struct cow_image *img, uint64_t bytes)
 }
 
 /*
- * Adds an extension of @len bytes, at most QCOW2_EXT_BITMAPS_BYTES, that means nothing yet. What is
- * behind the mark of the end is written before the mark becomes an extension. -ENOSPC: no room.
+ * Adds an extension of @len bytes, at most QCOW2_EXT_BITMAPS_BYTES. What is behind the mark of the end
+ * is written before the mark becomes an extension. -ENOSPC: no room.
  */
-static int add_free(struct cow_image *img, const void *data, uint32_t len, uint64_t *ret_at)
+static int add_extension(struct cow_image *img, uint32_t type, const void *data, uint32_t len,
+			 uint64_t *ret_at)
 {
 	struct qcow2 *q = img->priv;
 	uint8_t body[QCOW2_EXT_BITMAPS_BYTES + 8] = { 0 }, head[8];
@@ -457,13 +460,13 @@ static int add_free(struct cow_image *img, const void *data, uint32_t len, uint6
 	uint64_t at = q->end_at;
 	int rc;
 
-	if (at == 0 || bytes > sizeof(body) || q->ext_end + bytes > q->cluster)
+	if (bytes > sizeof(body) || !has_room(q, bytes))
 		return -ENOSPC;
 	memcpy(body, data, len);
 	rc = move_name(img, bytes);
 	if (rc == 0)
 		rc = write_sync(img, body, bytes, at + sizeof(head));
-	cow_put_be32(head, QCOW2_EXT_FREE);
+	cow_put_be32(head, type);
 	cow_put_be32(head + 4, len);
 	if (rc == 0)
 		rc = write_sync(img, head, sizeof(head), at);
@@ -473,6 +476,33 @@ static int add_free(struct cow_image *img, const void *data, uint32_t len, uint6
 	q->end_at += bytes;
 	q->ext_end += bytes;
 	return 0;
+}
+
+/* ---- the number of a session ---- */
+
+bool qcow2_header_session_fits(const struct qcow2 *q)
+{
+	return q->session_off || (q->version >= 3 && has_room(q, SESSION_BYTES + 8));
+}
+
+int qcow2_header_session_room(struct cow_image *img)
+{
+	static const uint8_t none[SESSION_BYTES];
+	struct qcow2 *q = img->priv;
+	uint64_t at;
+	int rc = q->session_off ? 0 : add_extension(img, QCOW2_EXT_SESSION, none, sizeof(none), &at);
+
+	if (rc == 0 && !q->session_off)
+		q->session_off = at + 8;
+	return rc;
+}
+
+int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session)
+{
+	uint8_t p[SESSION_BYTES];
+
+	cow_put_be64(p, session);
+	return cow_img_pwrite(img, 0, p, sizeof(p), q->session_off);
 }
 
 /* ---- another base ---- */
@@ -502,7 +532,7 @@ static int place_for_format(struct cow_image *img, const char *format, uint64_t 
 		memcpy(padded, format, len);
 		return cow_img_pwrite(img, 0, padded, sizeof(padded), q->format_room_at + 8);
 	}
-	return add_free(img, format, len, ret_at);
+	return add_extension(img, QCOW2_EXT_FREE, format, len, ret_at);
 }
 
 /* In the first sector, together with the place of the base's name, or not at all. */
@@ -605,7 +635,7 @@ int qcow2_header_bitmaps_room(struct cow_image *img)
 	static const uint8_t none[QCOW2_EXT_BITMAPS_BYTES];
 	struct qcow2 *q = img->priv;
 
-	return q->bitmaps_at ? 0 : add_free(img, none, sizeof(none), &q->bitmaps_at);
+	return q->bitmaps_at ? 0 : add_extension(img, QCOW2_EXT_FREE, none, sizeof(none), &q->bitmaps_at);
 }
 
 static int set_autoclear(struct cow_image *img, uint64_t bits)
@@ -713,7 +743,7 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
 		at = put_extension(p, at, q->cluster, QCOW2_EXT_DATA_FILE, q->data_file,
 				   (uint32_t)strlen(q->data_file));
 	if (q->version >= 3)
-		at = put_extension(p, at, q->cluster, QCOW2_EXT_SESSION, names, 8);	/* zeroes */
+		at = put_extension(p, at, q->cluster, QCOW2_EXT_SESSION, names, SESSION_BYTES);	/* zeroes */
 	if (q->version >= 3)
 		at = put_extension(p, at, q->cluster, QCOW2_EXT_FEATURES, names, sizeof(names));
 	at = put_extension(p, at, q->cluster, QCOW2_EXT_END, "", 0);
@@ -735,7 +765,7 @@ int qcow2_header_build(const struct qcow2 *q, uint8_t *p)
  */
 static uint64_t keep_extensions(const struct qcow2 *q, const uint8_t *area, uint64_t from, uint8_t *sector)
 {
-	static const uint8_t none[8];
+	static const uint8_t none[SESSION_BYTES];
 	uint64_t at = q->header_length, len;
 
 	for (; from + 8 <= q->ext_end; from += 8 + cow_round_up(len, 8)) {

@@ -226,6 +226,10 @@ int qcow2_header_read(struct cow_image *img, struct qcow2 *q, struct cow_err *er
 /* The fields that change while an image lives, in place: one sector, no sync. */
 int qcow2_header_update(struct cow_image *img, const struct qcow2 *q);
 int qcow2_header_update_sync(struct cow_image *img, const struct qcow2 *q);
+/* Is there a place for the number of a session, or room for one in the header? */
+bool qcow2_header_session_fits(const struct qcow2 *q);
+/* Makes that place, if there is none; durable. A power cut leaves it, or the header as it was. */
+int qcow2_header_session_room(struct cow_image *img);
 /* Writes the number of a session to its place; no sync. */
 int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session);
 /* Another name or format of the base, durable; a power cut leaves the one or the other. */

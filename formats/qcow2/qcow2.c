@@ -50,7 +50,7 @@ static void publish(struct cow_image *img, const struct qcow2 *q)
 	img->backing = q->backing;
 	img->encrypted = q->crypt;
 	/* A place whose refcount a kill took back could be used for something else by the next process. */
-	if (q->session_off && !q->crypt && !qcow2_external(q))
+	if (qcow2_header_session_fits(q) && !q->crypt && !qcow2_external(q))
 		img->place = 1u << q->sub_bits;
 	img->table_bytes = table_bytes(q);
 	img->session = q->autoclear & QCOW2_AUTOCLEAR_SESSION ? q->session : 0;
@@ -176,6 +176,18 @@ static int mark(struct cow_image *img, uint64_t session, uint64_t keep)
 	return rc || !stale ? rc : cow_img_sync(img, 0);
 }
 
+/* In an image that another program made there is none for its number yet. */
+static int place_for_session(struct cow_image *img, uint64_t keep)
+{
+	const struct qcow2 *q = img->priv;
+	int rc;
+
+	if (q->session_off || !qcow2_header_session_fits(q))
+		return 0;
+	rc = mark(img, 0, keep);
+	return rc ? rc : qcow2_header_session_room(img);
+}
+
 /*
  * What this program does not know, or cannot keep up to date, is declared
  * stale before the first change is made.
@@ -193,7 +205,9 @@ static int qcow2_begin(struct cow_image *img, uint64_t session)
 		return rc;
 	if (rc)
 		keep |= QCOW2_AUTOCLEAR_BITMAPS;
-	rc = mark(img, check ? 0 : session, keep);
+	rc = check ? 0 : place_for_session(img, keep);
+	if (rc == 0)
+		rc = mark(img, check ? 0 : session, keep);
 	if (rc || check)
 		return rc;
 	rc = load_late(img, &err);

@@ -10,6 +10,32 @@
 #include "qcow2/qcow2-priv.h"
 #include "test.h"
 
+/* Without what only this program puts there, the base's name close behind the rest. */
+static void as_others_make_it(struct rig *r)
+{
+	uint8_t old[1024], new[sizeof(old)] = { 0 };
+	uint32_t from, to, bytes;
+
+	CHECK_EQ(cow_sim_read(r->sim, RIG_OVER, old, sizeof(old), 0), 0);
+	from = to = cow_get_be32(old + QCOW2_H_LENGTH);
+	memcpy(new, old, from);
+	for (; cow_get_be32(old + from) != QCOW2_EXT_END; from += bytes) {
+		uint32_t type = cow_get_be32(old + from);
+
+		bytes = 8 + (uint32_t)cow_round_up(cow_get_be32(old + from + 4), 8);
+		if (type == QCOW2_EXT_SESSION || type == QCOW2_EXT_FREE)
+			continue;
+		memcpy(new + to, old + from, bytes);
+		to += bytes;
+	}
+	CHECK(to < from);
+	to += 8;	/* the end of the extensions */
+	bytes = cow_get_be32(old + QCOW2_H_BACKING_LEN);
+	memcpy(new + to, old + cow_get_be64(old + QCOW2_H_BACKING_OFF), bytes);
+	cow_put_be64(new + QCOW2_H_BACKING_OFF, to);
+	CHECK_EQ(cow_sim_write(r->sim, RIG_OVER, new, sizeof(new), 0), 0);
+}
+
 static const struct image_shape shapes[] = {
 	{ .name = "plain", .options = "cluster_size=64K", .cluster = 65536,
 	  .base_size = COW_MIB(3) + 700, .size = COW_MIB(4) },
@@ -23,6 +49,8 @@ static const struct image_shape shapes[] = {
 	  .cluster = 16384, .base_size = COW_MIB(2), .size = COW_MIB(4) },
 	{ .name = "version 2", .options = "compat=0.10,cluster_size=8K", .cluster = 8192,
 	  .base_size = COW_MIB(1), .size = COW_MIB(2) },
+	{ .name = "of another program", .options = "cluster_size=8K", .cluster = 8192,
+	  .base_size = COW_KIB(700), .size = COW_MIB(1), .prepare = as_others_make_it },
 #ifdef HAVE_GCRYPT
 	{ .name = "LUKS", .options = "cluster_size=16K,encrypt.format=luks,encrypt.iter-time=1,"
 	  IMAGE_KEY, .open_options = IMAGE_KEY,

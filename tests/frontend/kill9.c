@@ -72,6 +72,7 @@ struct kind {
 	enum start start;
 	bool forgets;			/* what was not flushed, when its daemon is killed */
 	const char *inside[2];		/* cowimg VERB OPTION: makes something inside, before each kill */
+	const char *maker;		/* NULL: cowimg */
 	unsigned kills, kills_full;
 };
 
@@ -88,6 +89,7 @@ static const struct kind kinds[] = {
 	  .kills = 3, .kills_full = 100 },
 	{ "qcow2, bitmaps", "qcow2", .inside = { "bitmap", "-a" }, .kills = 3, .kills_full = 100 },
 	{ "qcow2, version 2", "qcow2", "compat=0.10", .forgets = true, .kills = 3, .kills_full = 100 },
+	{ "qcow2, of QEMU", "qcow2", .maker = "qemu-img", .kills = 3, .kills_full = 100 },
 	{ "qcow, overlay", "qcow", .forgets = true, .kills = 4, .kills_full = 1000 },
 	{ "qcow, alone", "qcow", .start = EMPTY, .forgets = true, .kills = 3, .kills_full = 100 },
 	{ "qcow, compressed", "qcow", .start = COMPRESSED, .forgets = true, .kills = 3, .kills_full = 100 },
@@ -711,7 +713,7 @@ static void make_image(void)
 	if (k->start != EMPTY)
 		make_base();
 	snprintf(size, sizeof(size), "%" PRIu64, place((uint64_t)t.kills * SECTORS));
-	add(&l, "cowimg", copy ? "convert" : "create", "-q", NULL);
+	add(&l, k->maker ? k->maker : "cowimg", copy ? "convert" : "create", "-q", NULL);
 	add_options(&l, k->options);
 	if (copy)
 		add(&l, "-f", "raw", "-O", k->format, k->start == COMPRESSED ? "-c" : "-q", t.base, t.image, NULL);
