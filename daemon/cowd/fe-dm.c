@@ -482,6 +482,13 @@ static int open_stream(struct fe *fe, struct cow_err *err)
 	return 0;
 }
 
+/* Why hello was not taken. */
+static const char *refusal(int rc)
+{
+	return rc == -EPROTO ? "the module dm-userspace that is loaded is older than this program" :
+			       "the kernel refuses to talk about the node";
+}
+
 /* While the child makes the node: the key is known to the kernel from some moment on. */
 static void on_hello_timer(void *opaque, uint32_t events)
 {
@@ -494,7 +501,7 @@ static void on_hello_timer(void *opaque, uint32_t events)
 	cow_source_free(fe->timer);
 	fe->timer = NULL;
 	if (rc && rc != -ENODEV)
-		start_failed(fe, rc, "the kernel refuses to talk about the node");
+		start_failed(fe, rc, refusal(rc));
 }
 
 static void on_created(void *opaque, int status, const char *out, size_t len)
@@ -670,8 +677,11 @@ static int dm_start(const struct fe_cfg *cfg, struct fe **ret, struct cow_err *e
 	fe->read_only = cow_dev_readonly(cfg->dev);
 	dmnode_path(cfg->name, fe->node, sizeof(fe->node));
 	rc = prepare(fe, err);
-	if (!rc && fe->created)
+	if (!rc && fe->created) {
 		rc = dmstream_hello(fe->stream, cfg->name);
+		if (rc)
+			cow_err_set(err, rc, "%s: %s", fe->node, refusal(rc));
+	}
 	if (!rc && !fe->created) {
 		fe->timer = cow_loop_timer(cfg->loop, HELLO_MS, true, on_hello_timer, fe);
 		rc = fe->timer ? 0 : -errno;

@@ -8,6 +8,17 @@
 # kill9.sh, crash.sh, faults.sh.
 . tests/lib/lab-node.sh
 require_cmd dmsetup losetup jq mkfs.ext4 blockdev cmp fstrim
+
+# The module as it was before reports could have places.
+older=$BUILD/kmod/older
+if [ -z "${COW_IN_LAB:-}" ]; then
+	lab_require
+	rm -rf "$older"
+	mkdir -p "$older"
+	cp -R kernel-compat/. "$older"
+	sed -i '/define DMU_FEATURES/s/ | DMU_F_PLACES//' "$older/uapi/linux/dm-userspace.h"
+	tests/lab/kmod -s "$older" "$lab_kernel" >"$older/file" || fail "no older module for kernel $lab_kernel"
+fi
 lab_self --module -d 768M -m 1024 -t 900
 
 node=vm
@@ -336,3 +347,11 @@ dmsetup remove vm
 wait_for 20 '[ ! -e "$R/vm.sock" ]'
 nothing_left
 sound over.dscow
+
+subtest with a module that is too old
+rmmod dm-userspace
+insmod "$(cat "$older/file")"
+expect_fail 'cowd --frontend=dm -p dscow vm over.dscow' 'module dm-userspace that is loaded is older'
+nothing_left
+[ -z "$(losetup -a)" ] || fail "it left loop devices"
+rmmod dm-userspace
