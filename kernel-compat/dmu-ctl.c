@@ -353,7 +353,7 @@ static int take_hello(struct dmu_channel *ch, const struct dmu_hello *h)
 		return -EINVAL;
 	mutex_lock(&dmu_mutex);
 	o = dmu_object_find(h->key);
-	if (!o) {
+	if (!o || o->gone) {	/* what is left of a disk may be of another one than this daemon's */
 		r = -ENODEV;
 	} else if (o->channel && !(h->flags & DMU_HELLO_WAIT)) {
 		r = -EBUSY;

@@ -2,7 +2,8 @@
 /*
  * Objects: what the targets of one key share. Made by the first target of the key; gone
  * with the last one, unless there are granules that no daemon was told of: then it
- * stays for the next daemon or target of that key.
+ * stays for the next target of that key and the same devices. After a commit that failed
+ * there is nothing worth waiting for.
  */
 #include "dmu.h"
 
@@ -291,6 +292,7 @@ static bool same_bottoms(const struct dmu_object *o, const struct dmu_target *t)
 		return false;
 	for (i = 0; i < t->devs; i++)
 		if (o->bottom[i].dev != t->bottom[i].dev ||
+		    o->bottom[i].diskseq != t->bottom[i].diskseq ||
 		    o->bottom[i].writable != t->bottom[i].writable)
 			return false;
 	return true;
@@ -349,13 +351,13 @@ struct dmu_object *dmu_object_get(struct dmu_target *t, char **error)
 	return o;
 }
 
-/* No target and nothing to tell: the object goes. Under dmu_mutex. */
+/* No target and nothing to tell, or nobody who could record it: the object goes. Under dmu_mutex. */
 static void object_settle(struct dmu_object *o)
 {
 	bool idle;
 
 	spin_lock_irq(&o->lock);
-	idle = o->gone && list_empty(&o->works);
+	idle = o->gone && (list_empty(&o->works) || o->failed);
 	spin_unlock_irq(&o->lock);
 	if (idle && !list_empty(&o->node))
 		object_unlist(o);

@@ -117,6 +117,7 @@ static int open_device(struct dmu_target *t, const char *path)
 	t->devs++;
 	t->bdev[i] = t->dev[i]->bdev;
 	b->dev = t->bdev[i]->bd_dev;
+	b->diskseq = t->bdev[i]->bd_disk->diskseq;
 	b->sectors = bdev_nr_sectors(t->bdev[i]);
 	b->align = bdev_logical_block_size(t->bdev[i]) >> SECTOR_SHIFT;
 	if (b->writable)

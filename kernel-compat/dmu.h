@@ -66,6 +66,7 @@
 /* One of the table's devices, as the daemon is told. */
 struct dmu_bottom {
 	dev_t dev;
+	u64 diskseq;		/* a loop device that has another file now has another number */
 	sector_t sectors;
 	u32 align;		/* sectors of a logical block */
 	bool writable;

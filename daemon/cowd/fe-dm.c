@@ -666,6 +666,20 @@ static int prepare(struct fe *fe, struct cow_err *err)
 	return rc ? cow_err_sys(err, rc, "%s", fe->node) : 0;
 }
 
+/* Before there is a node that a refusal would leave behind. */
+static int first_hello(struct fe *fe, struct cow_err *err)
+{
+	int rc = dmstream_hello(fe->stream, fe->cfg.name);
+
+	if (rc == -ENODEV && !fe->created) {
+		fe->timer = cow_loop_timer(fe->cfg.loop, HELLO_MS, true, on_hello_timer, fe);
+		rc = fe->timer ? 0 : -errno;
+	} else if (rc) {
+		cow_err_set(err, rc, "%s: %s", fe->node, refusal(rc));
+	}
+	return rc;
+}
+
 static int dm_start(const struct fe_cfg *cfg, struct fe **ret, struct cow_err *err)
 {
 	struct fe *fe = cow_zalloc(sizeof(*fe));
@@ -677,15 +691,8 @@ static int dm_start(const struct fe_cfg *cfg, struct fe **ret, struct cow_err *e
 	fe->read_only = cow_dev_readonly(cfg->dev);
 	dmnode_path(cfg->name, fe->node, sizeof(fe->node));
 	rc = prepare(fe, err);
-	if (!rc && fe->created) {
-		rc = dmstream_hello(fe->stream, cfg->name);
-		if (rc)
-			cow_err_set(err, rc, "%s: %s", fe->node, refusal(rc));
-	}
-	if (!rc && !fe->created) {
-		fe->timer = cow_loop_timer(cfg->loop, HELLO_MS, true, on_hello_timer, fe);
-		rc = fe->timer ? 0 : -errno;
-	}
+	if (!rc)
+		rc = first_hello(fe, err);
 	if (rc) {
 		dm_free(fe);
 		return cow_err_sys(err, rc, "/dev/mapper/%s", cfg->name);

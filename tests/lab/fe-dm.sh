@@ -348,6 +348,30 @@ wait_for 20 '[ ! -e "$R/vm.sock" ]'
 nothing_left
 sound over.dscow
 
+subtest writes that were given up reach no other image
+rm -f over.dscow
+cowimg create -q -f dscow -b base.raw -F raw over.dscow
+cowimg create -q -f dscow -b base.raw -F raw other.dscow
+cp base.raw model
+up
+dd if=$NODE of=/dev/null bs=1M iflag=direct status=none	# the kernel knows all sections
+pid=$(status pid)
+kill -STOP "$pid"
+dd if=/dev/urandom of=$NODE bs=64k seek=3 count=20 oflag=direct status=none
+[ "$(dmsetup status vm | cut -d ' ' -f 12)" = 1 ] || fail "nothing is left to record: $(dmsetup status vm)"
+below=$(losetup -nl -O NAME -j "$PWD/over.dscow")
+kill_hard "$pid"
+dmsetup remove vm
+image=other.dscow
+up
+[ "$(losetup -nl -O NAME -j "$PWD/other.dscow")" = "$below" ] || fail "not the loop device of before"
+same "after another image's writes were given up"
+cowctl stop vm
+sound other.dscow
+[ "$(cowimg read -q -f dscow other.dscow - | cmp - base.raw && echo yes)" = yes ] || fail "the image at rest"
+rm other.dscow
+image=over.dscow
+
 subtest with a module that is too old
 rmmod dm-userspace
 insmod "$(cat "$older/file")"
