@@ -3,7 +3,8 @@
 # Every format behind every front end, by the same steps (formats.sh in frontend, lab and
 # xenlab). After `. tests/lib/test.sh`:
 #
-#	$conform_kinds       the kinds of image: FORMAT, or FORMAT,OPTIONS of its creation
+#	$conform_kinds       the kinds of image: FORMAT, FORMAT,OPTIONS of its creation, or
+#	                     FORMAT,qemu: made by qemu-img
 #	conform_make KIND    image.KIND over base.raw here, which gets filled when it is not there
 #	conform_sound KIND   image.KIND is sound, also by qemu-img where that knows the format,
 #	                     and the base as it was
@@ -18,7 +19,7 @@
 # The course: the base shows through; a random load, after which every sector is what was
 # written last; the same when the image is served again; the image itself, flattened,
 # holds what its user saw. Then a second load, a kill, and what was flushed is there.
-conform_kinds='dscow qcow2 qcow2,extended_l2=on qcow,cluster_size=4K'
+conform_kinds='dscow qcow2 qcow2,extended_l2=on qcow2,qemu qcow,cluster_size=4K'
 conform_mib=40
 conform_seed=2006
 conform_state=state
@@ -42,8 +43,11 @@ conform_make() {
 		sha256sum base.raw >base.sum
 	fi
 	conform_options=${1#"${1%%,*}"}
-	cowimg create -q -f "${1%%,*}" ${conform_options:+-o "${conform_options#,}"} --overwrite \
-		-b base.raw -F raw "image.$1"
+	case $conform_options in
+	,qemu) qemu-img create -q -f "${1%%,*}" -b base.raw -F raw "image.$1" ;;
+	*) cowimg create -q -f "${1%%,*}" ${conform_options:+-o "${conform_options#,}"} --overwrite \
+		-b base.raw -F raw "image.$1" ;;
+	esac
 }
 
 conform_sound() {
