@@ -444,11 +444,18 @@ static void do_flush(struct thread *th)
 	pthread_mutex_unlock(&t.turn);
 }
 
+/* Once it is marked, its open() and write() may be what fails. */
 static void mark_for_faults(const char *yes)
 {
-	int fd = open("/proc/thread-self/make-it-fail", O_WRONLY | O_CLOEXEC);
+	int fd;
 
-	if (fd < 0 || write(fd, yes, 1) != 1)
+	do
+		fd = open("/proc/thread-self/make-it-fail", O_WRONLY | O_CLOEXEC);
+	while (fd < 0 && errno == ENOMEM);
+	while (fd >= 0 && write(fd, yes, 1) != 1)
+		if (errno != ENOMEM)
+			fail("faults cannot be injected into it: %s", strerror(errno));
+	if (fd < 0)
 		fail("faults cannot be injected into it: %s", strerror(errno));
 	close(fd);
 }
