@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -15,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SECTOR 512		/* what of a file is no whole one has no place on the device */
 #define ATTACH_TRIES 64		/* another process may take the free device first */
 #define APPEAR_MS 10
 #define DETACH_TRIES 20
@@ -70,7 +72,7 @@ bool loopdev_is_ours(const char *dev, const char *disk, const char *recorded)
 static int configure(const char *dev, const char *disk, int disk_fd, unsigned flags)
 {
 	bool read_only = flags & LOOPDEV_READONLY;
-	struct loop_config cfg = { .fd = (uint32_t)disk_fd, .block_size = 512 };
+	struct loop_config cfg = { .fd = (uint32_t)disk_fd, .block_size = SECTOR };
 	COW_CLEANUP_CLOSE int fd = open(dev, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 
 	if (fd < 0)
@@ -177,33 +179,28 @@ int loopdev_detach(const char *dev, bool force, struct cow_err *err)
 
 /*
  * The kernel takes the size that it remembers of the file, so it has to ask for it again. It
- * forgets an answer that a write to the file overtook.
+ * forgets an answer that a write to the file overtook, though statx() tells it: only the
+ * device shows which size was taken.
  */
-static int refresh_size(const char *disk, uint64_t size)
+static int take_size(int fd, const char *disk, uint64_t size)
 {
+	uint64_t taken = UINT64_MAX;
 	struct statx stx;
 	unsigned i;
 
-	for (i = 0; i < REFRESH_TRIES; i++) {
+	for (i = 0; i < REFRESH_TRIES && taken != size; i++) {
 		if (i)
 			sleep_ms(REFRESH_MS);
-		if (statx(AT_FDCWD, disk, AT_STATX_FORCE_SYNC, STATX_SIZE, &stx))
+		if (statx(AT_FDCWD, disk, AT_STATX_FORCE_SYNC, STATX_SIZE, &stx) ||
+		    ioctl(fd, LOOP_SET_CAPACITY, 0) || ioctl(fd, BLKGETSIZE64, &taken))
 			return -errno;
-		if (stx.stx_size == size)
-			return 0;
 	}
-	return -EAGAIN;
+	return taken == size ? 0 : -EAGAIN;
 }
 
 int loopdev_resize(const char *dev, const char *disk, uint64_t size)
 {
 	COW_CLEANUP_CLOSE int fd = open(dev, O_RDONLY | O_CLOEXEC);
-	int rc;
 
-	if (fd < 0)
-		return -errno;
-	rc = refresh_size(disk, size);
-	if (rc)
-		return rc;
-	return ioctl(fd, LOOP_SET_CAPACITY, 0) ? -errno : 0;
+	return fd < 0 ? -errno : take_size(fd, disk, size / SECTOR * SECTOR);
 }

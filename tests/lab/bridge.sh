@@ -67,6 +67,19 @@ resize2fs -p $NODE >/dev/null 2>&1 || fail "resize2fs"
 dd if=/dev/urandom of=mnt/more bs=1M count=70 conv=fsync status=none || fail "the new space"
 rm mnt/more
 
+subtest resized while it is written to
+(while [ ! -e enough ]; do
+	dd if=/dev/zero of=mnt/load bs=4k count=200 oflag=direct conv=notrunc status=none
+done) &
+writer=$!
+for mib in 129 130 131 132 133 134 135 136; do
+	cowctl resize vm ${mib}M
+	[ "$(blockdev --getsize64 $NODE)" = $((mib << 20)) ] || fail "not $mib MiB"
+done
+: >enough
+wait $writer
+rm enough mnt/load
+
 subtest a view is not mounted on the device itself
 mkdir mnt/dir
 expect_fail "cowctl mount vm $TMP/mnt/dir" 'is on this very device'
