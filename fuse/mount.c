@@ -13,11 +13,16 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cow/log.h"
+
+#define REPLY_TRIES 1000
+#define REPLY_PAUSE_NS 1000000
 
 static void __attribute__((format(printf, 2, 0)))
 to_our_log(enum fuse_log_level level, const char *fmt, va_list ap)
@@ -218,6 +223,31 @@ static int prepare_mountpoint(struct cow_fuse *f, const char *path, struct cow_e
 	return 0;
 }
 
+/*
+ * libfuse sends a reply once, and nobody else answers that request: one that the kernel has no
+ * memory for just now is sent again. Whoever waits for it would wait for ever.
+ */
+static ssize_t send_reply(int fd, struct iovec *iov, int count, void *opaque)
+{
+	const struct timespec pause = { .tv_nsec = REPLY_PAUSE_NS };
+	ssize_t n = writev(fd, iov, count);
+
+	(void)opaque;
+	for (unsigned i = 0; n < 0 && errno == ENOMEM && i < REPLY_TRIES; i++) {
+		nanosleep(&pause, NULL);
+		n = writev(fd, iov, count);
+	}
+	return n;
+}
+
+static ssize_t receive(int fd, void *buf, size_t len, void *opaque)
+{
+	(void)opaque;
+	return read(fd, buf, len);
+}
+
+static const struct fuse_custom_io session_io = { .writev = send_reply, .read = receive };
+
 int view_mount(struct cow_fuse *f, const struct cow_fuse_cfg *cfg,
 	       const struct fuse_lowlevel_ops *ops, struct cow_err *err)
 {
@@ -244,5 +274,7 @@ int view_mount(struct cow_fuse *f, const struct cow_fuse_cfg *cfg,
 	f->fd = fuse_session_fd(f->se);
 	if (fcntl(f->fd, F_SETFD, FD_CLOEXEC) || fcntl(f->fd, F_SETFL, O_RDWR | O_NONBLOCK))
 		return cow_err_sys(err, -errno, "%s: /dev/fuse", f->mountpoint);
+	if (fuse_session_custom_io(f->se, &session_io, f->fd))
+		return cow_err_sys(err, -EIO, "%s: /dev/fuse", f->mountpoint);
 	return 0;
 }

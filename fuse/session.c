@@ -233,10 +233,13 @@ static int receive_one(struct cow_fuse *f)
 	struct fuse_buf buf = { .mem = f->rx->mem + BUF_HEAD - RX_HEADERS };
 	ssize_t n;
 
-	/* ENOENT: a request was taken back while the kernel copied it. */
+	/*
+	 * ENOENT: a request was taken back while the kernel copied it. ENOMEM: it could not be
+	 * copied, and the kernel has failed it.
+	 */
 	do {
 		n = read(f->fd, buf.mem, RX_HEADERS + VIEW_IO_MAX);
-	} while (n < 0 && (errno == EINTR || errno == ENOENT));
+	} while (n < 0 && (errno == EINTR || errno == ENOENT || errno == ENOMEM));
 	if (n < 0 && errno == EAGAIN)
 		return 0;
 	if (n < (ssize_t)sizeof(struct fuse_in_header)) {
