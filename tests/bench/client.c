@@ -16,7 +16,7 @@
  *   client run   CMD...		time from start to end of CMD, and the most memory that it had
  *   client copy  FROM TO	a thread for each CPU reads and writes: what moving the data alone takes
  *
- * Prints one line of JSON. Exit status 1 and a sentence when anything fails.
+ * Prints one line of JSON, but for copy. Exit status 1 and a sentence when anything fails.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -447,17 +447,18 @@ static void do_flush(struct thread *th)
 /* Once it is marked, its open() and write() may be what fails. */
 static void mark_for_faults(const char *yes)
 {
-	int fd;
+	bool ok;
+	int fd, err;
 
-	do
+	do {
 		fd = open("/proc/thread-self/make-it-fail", O_WRONLY | O_CLOEXEC);
-	while (fd < 0 && errno == ENOMEM);
-	while (fd >= 0 && write(fd, yes, 1) != 1)
-		if (errno != ENOMEM)
-			fail("faults cannot be injected into it: %s", strerror(errno));
-	if (fd < 0)
-		fail("faults cannot be injected into it: %s", strerror(errno));
-	close(fd);
+		ok = fd >= 0 && write(fd, yes, 1) == 1;
+		err = errno;
+		if (fd >= 0)
+			close(fd);
+	} while (!ok && err == ENOMEM);
+	if (!ok)
+		fail("faults cannot be injected into it: %s", strerror(err));
 }
 
 static void *thread_main(void *arg)
