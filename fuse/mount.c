@@ -16,13 +16,12 @@
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cow/log.h"
 
 #define REPLY_TRIES 1000
-#define REPLY_PAUSE_NS 1000000
+#define REPLY_PAUSE_MS 1
 
 static void __attribute__((format(printf, 2, 0)))
 to_our_log(enum fuse_log_level level, const char *fmt, va_list ap)
@@ -229,12 +228,11 @@ static int prepare_mountpoint(struct cow_fuse *f, const char *path, struct cow_e
  */
 static ssize_t send_reply(int fd, struct iovec *iov, int count, void *opaque)
 {
-	const struct timespec pause = { .tv_nsec = REPLY_PAUSE_NS };
 	ssize_t n = writev(fd, iov, count);
 
 	(void)opaque;
 	for (unsigned i = 0; n < 0 && errno == ENOMEM && i < REPLY_TRIES; i++) {
-		nanosleep(&pause, NULL);
+		cow_sleep_ms(REPLY_PAUSE_MS);
 		n = writev(fd, iov, count);
 	}
 	return n;

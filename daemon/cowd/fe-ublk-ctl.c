@@ -11,7 +11,6 @@
 #include <liburing.h>
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kmod.h"
@@ -144,7 +143,6 @@ int ublk_ctl_send(struct ublk_ctl *ctl, struct cow_loop *loop, uint32_t op, uint
 
 static int open_control(void)
 {
-	struct timespec ts = { .tv_nsec = APPEAR_MS * 1000000L };
 	int fd = open(CONTROL, O_RDWR | O_CLOEXEC);
 	unsigned i;
 
@@ -155,7 +153,7 @@ static int open_control(void)
 		fd = open(CONTROL, O_RDWR | O_CLOEXEC);
 		if (fd >= 0 || errno != ENOENT)
 			return fd < 0 ? -errno : fd;
-		nanosleep(&ts, NULL);
+		cow_sleep_ms(APPEAR_MS);
 	}
 	return -ENOENT;
 }

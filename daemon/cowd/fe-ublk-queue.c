@@ -32,7 +32,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cow/log.h"
@@ -265,7 +264,6 @@ static void on_event(void *opaque, uint32_t events)
 
 static int open_char(uint32_t id, struct cow_err *err)
 {
-	struct timespec ts = { .tv_nsec = APPEAR_MS * 1000000L };
 	char path[32];
 	unsigned i;
 	int fd, rc = -ENOENT;
@@ -274,7 +272,7 @@ static int open_char(uint32_t id, struct cow_err *err)
 	/* -EBUSY: after a kill, until the kernel is done with the one before us. */
 	for (i = 0; i < APPEAR_TRIES && (rc == -ENOENT || rc == -EBUSY); i++) {
 		if (i)
-			nanosleep(&ts, NULL);
+			cow_sleep_ms(APPEAR_MS);
 		fd = open(path, O_RDWR | O_CLOEXEC);
 		if (fd >= 0)
 			return fd;

@@ -28,7 +28,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "blkdev.h"
@@ -87,13 +86,6 @@ struct fe {
 	fe_done_fn *stop_done, *resize_done;
 	void *stop_opaque, *resize_opaque;
 };
-
-static void sleep_ms(unsigned ms)
-{
-	struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	nanosleep(&ts, NULL);
-}
 
 static uint64_t sectors_of(struct cow_dev *dev)
 {
@@ -198,7 +190,7 @@ static bool wait_quiesced(struct ublk_ctl *ctl, uint32_t id, struct ublksrv_ctrl
 		if (waited == 1000)
 			cow_log(COW_LOG_INFO, "waiting until the kernel takes " BLOCK_FORMAT
 				" back from a killed daemon", id);
-		sleep_ms(QUIESCE_LOOK_MS);
+		cow_sleep_ms(QUIESCE_LOOK_MS);
 		if (dev_info(ctl, id, info))
 			return false;
 	}
@@ -380,7 +372,7 @@ static int check_unused(const char *dev, struct cow_err *err)
 
 	for (i = 0; i < BUSY_TRIES; i++) {
 		if (i)
-			sleep_ms(BUSY_MS);
+			cow_sleep_ms(BUSY_MS);
 		memset(err, 0, sizeof(*err));
 		rc = blkdev_claimed(dev, err);
 		if (!rc)
@@ -577,7 +569,7 @@ static int start_recovery(struct fe *fe)
 	/* -EBUSY: the dead process still has the device, if only for its last moment. */
 	for (waited = 0; rc == -EBUSY && waited < QUIESCE_MS; waited += QUIESCE_LOOK_MS) {
 		if (waited)
-			sleep_ms(QUIESCE_LOOK_MS);
+			cow_sleep_ms(QUIESCE_LOOK_MS);
 		rc = ublk_ctl_cmd(fe->ctl, UBLK_U_CMD_START_USER_RECOVERY, fe->id, NULL, 0, 0);
 	}
 	/* Before Linux 6.16: one who was killed since has done this. It has not to be done twice. */

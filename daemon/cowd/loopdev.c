@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define SECTOR 512		/* what of a file is no whole one has no place on the device */
@@ -24,13 +23,6 @@
 #define DETACH_MS 50
 #define REFRESH_TRIES 1000
 #define REFRESH_MS 1
-
-static void sleep_ms(unsigned ms)
-{
-	struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	nanosleep(&ts, NULL);
-}
 
 /* Path of @dev's backing file as the kernel tells it; false when it has none. */
 static bool backing(const char *dev, char *buf, size_t size)
@@ -102,7 +94,7 @@ static int attach_free(const char *disk, int disk_fd, unsigned flags, char *ret,
 		snprintf(ret, size, "/dev/loop%d", n);
 		/* A device that GET_FREE has just made appears when devtmpfs or udev got to it. */
 		if (access(ret, F_OK))
-			sleep_ms(APPEAR_MS);
+			cow_sleep_ms(APPEAR_MS);
 		rc = configure(ret, disk, disk_fd, flags);
 		if (rc == -ENOENT && i < ATTACH_TRIES - 1)
 			rc = 1;
@@ -165,7 +157,7 @@ int loopdev_detach(const char *dev, bool force, struct cow_err *err)
 	/* udev and its like open every device for a moment. */
 	for (i = 0; i < tries && rc == -EBUSY; i++) {
 		if (i)
-			sleep_ms(DETACH_MS);
+			cow_sleep_ms(DETACH_MS);
 		rc = clear(dev, force);
 	}
 	if (rc == -EBUSY)
@@ -173,7 +165,7 @@ int loopdev_detach(const char *dev, bool force, struct cow_err *err)
 	if (rc)
 		return cow_err_sys(err, rc, "detach %s", dev);
 	for (i = 0; i < DETACH_TRIES && backing(dev, path, sizeof(path)); i++)
-		sleep_ms(DETACH_MS);
+		cow_sleep_ms(DETACH_MS);
 	return 0;
 }
 
@@ -190,7 +182,7 @@ static int take_size(int fd, const char *disk, uint64_t size)
 
 	for (i = 0; i < REFRESH_TRIES && taken != size; i++) {
 		if (i)
-			sleep_ms(REFRESH_MS);
+			cow_sleep_ms(REFRESH_MS);
 		if (statx(AT_FDCWD, disk, AT_STATX_FORCE_SYNC, STATX_SIZE, &stx) ||
 		    ioctl(fd, LOOP_SET_CAPACITY, 0) || ioctl(fd, BLKGETSIZE64, &taken))
 			return -errno;
@@ -202,5 +194,5 @@ int loopdev_resize(const char *dev, const char *disk, uint64_t size)
 {
 	COW_CLEANUP_CLOSE int fd = open(dev, O_RDONLY | O_CLOEXEC);
 
-	return fd < 0 ? -errno : take_size(fd, disk, size / SECTOR * SECTOR);
+	return fd < 0 ? -errno : take_size(fd, disk, cow_round_down(size, SECTOR));
 }

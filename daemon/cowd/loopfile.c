@@ -16,20 +16,12 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ATTACH_TRIES 64		/* another process may take the free device first */
 #define APPEAR_MS 10
 #define LOCK_TRIES 10		/* udevd itself holds the lock for a moment */
 #define LOCK_MS 5
-
-static void sleep_ms(unsigned ms)
-{
-	struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	nanosleep(&ts, NULL);
-}
 
 int loopfile_geometry(int fd, uint32_t *ret_unit, uint64_t *ret_size)
 {
@@ -73,7 +65,7 @@ static int open_again(const struct cow_chain_file *f)
 static void keep_udev_off(int fd)
 {
 	for (unsigned i = 0; i < LOCK_TRIES && flock(fd, LOCK_EX | LOCK_NB); i++)
-		sleep_ms(LOCK_MS);
+		cow_sleep_ms(LOCK_MS);
 }
 
 /* 0: configured, *ret_fd is open. 1: try another device. */
@@ -114,7 +106,7 @@ static int attach_free(int file, const struct cow_chain_file *f, int *ret_fd)
 		snprintf(dev, sizeof(dev), "/dev/loop%d", n);
 		/* A device that GET_FREE has just made appears when devtmpfs or udev got to it. */
 		if (access(dev, F_OK))
-			sleep_ms(APPEAR_MS);
+			cow_sleep_ms(APPEAR_MS);
 		rc = configure(dev, file, f, ret_fd);
 		if (rc == -ENOENT && i < ATTACH_TRIES - 1)
 			rc = 1;

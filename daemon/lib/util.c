@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What of cow/util.h is not inline: sizes as people write them, and the end of
- * a process whose invariants broke. Memory is in mem.c.
+ * What of cow/util.h is not inline: sizes as people write them, a pause, and the end
+ * of a process whose invariants broke. Memory is in mem.c.
  */
 #include "cow/util.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <time.h>
 
 void cow_assert_failed(const char *expr, const char *file, int line)
 {
 	fprintf(stderr, "cow: %s:%d: this must be true and is not: %s\n", file, line, expr);
 	abort();
+}
+
+void cow_sleep_ms(unsigned ms)
+{
+	const struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	nanosleep(&ts, NULL);
 }
 
 static int suffix_shift(char c)

@@ -13,7 +13,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cow/chain.h"
@@ -46,13 +45,6 @@ static int complain(const struct cow_err *err, int rc)
 {
 	fprintf(stderr, "cowctl: %s\n", cow_err_text(err, rc));
 	return 1;
-}
-
-static void sleep_ms(unsigned ms)
-{
-	struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	nanosleep(&ts, NULL);
 }
 
 /* ---- who and what ---- */
@@ -381,7 +373,7 @@ static bool wait_for_end(const struct disk *d)
 	for (unsigned ms = 0; ms < DETACH_MS; ms += LOOK_MS) {
 		if (!is_served(d))
 			return true;
-		sleep_ms(LOOK_MS);
+		cow_sleep_ms(LOOK_MS);
 	}
 	return false;
 }

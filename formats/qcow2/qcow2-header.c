@@ -416,15 +416,15 @@ static int write_sync(struct cow_image *img, const void *p, size_t len, uint64_t
 	return rc ? rc : cow_img_sync(img, 0);
 }
 
-/* Is there room for @bytes more of extensions? The name of the base may have to go behind them. */
-static bool has_room(const struct qcow2 *q, uint64_t bytes)
+/* Where the name of the base, if it has one, stands with @bytes more of extensions; 0: they have no room. */
+static uint64_t name_beside(const struct qcow2 *q, uint64_t bytes)
 {
-	uint64_t end = q->ext_end + bytes, name = q->backing_off;
+	uint64_t end = q->ext_end + bytes, at = q->backing_off;
 	size_t len = strlen(q->backing.path);
 
-	if (q->end_at == 0 || end > q->cluster)
-		return false;
-	return name == 0 || end <= name || cow_max(end, name + len) + len <= q->cluster;
+	if (end > at)
+		at = cow_max(end, at + len);
+	return q->end_at && at + len <= q->cluster ? at : 0;
 }
 
 /* The name of the base goes where it leaves room for @bytes more of extensions. */
@@ -432,11 +432,11 @@ static int move_name(struct cow_image *img, uint64_t bytes)
 {
 	struct qcow2 *q = img->priv;
 	size_t len = strlen(q->backing.path);
-	uint64_t at = cow_max(q->ext_end + bytes, q->backing_off + len);
+	uint64_t at = name_beside(q, bytes);
 	uint8_t p[8];
 	int rc;
 
-	if (q->backing_off == 0 || q->ext_end + bytes <= q->backing_off)
+	if (q->backing_off == 0 || q->backing_off == at)
 		return 0;
 	rc = write_sync(img, q->backing.path, len, at);
 	cow_put_be64(p, at);
@@ -460,7 +460,7 @@ static int add_extension(struct cow_image *img, uint32_t type, const void *data,
 	uint64_t at = q->end_at;
 	int rc;
 
-	if (bytes > sizeof(body) || !has_room(q, bytes))
+	if (bytes > sizeof(body) || !name_beside(q, bytes))
 		return -ENOSPC;
 	memcpy(body, data, len);
 	rc = move_name(img, bytes);
@@ -482,7 +482,7 @@ static int add_extension(struct cow_image *img, uint32_t type, const void *data,
 
 bool qcow2_header_session_fits(const struct qcow2 *q)
 {
-	return q->session_off || (q->version >= 3 && has_room(q, SESSION_BYTES + 8));
+	return q->session_off || (q->version >= 3 && name_beside(q, SESSION_BYTES + 8));
 }
 
 int qcow2_header_session_room(struct cow_image *img)
@@ -490,9 +490,9 @@ int qcow2_header_session_room(struct cow_image *img)
 	static const uint8_t none[SESSION_BYTES];
 	struct qcow2 *q = img->priv;
 	uint64_t at;
-	int rc = q->session_off ? 0 : add_extension(img, QCOW2_EXT_SESSION, none, sizeof(none), &at);
+	int rc = add_extension(img, QCOW2_EXT_SESSION, none, sizeof(none), &at);
 
-	if (rc == 0 && !q->session_off)
+	if (rc == 0)
 		q->session_off = at + 8;
 	return rc;
 }

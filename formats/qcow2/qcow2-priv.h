@@ -228,7 +228,7 @@ int qcow2_header_update(struct cow_image *img, const struct qcow2 *q);
 int qcow2_header_update_sync(struct cow_image *img, const struct qcow2 *q);
 /* Is there a place for the number of a session, or room for one in the header? */
 bool qcow2_header_session_fits(const struct qcow2 *q);
-/* Makes that place, if there is none; durable. A power cut leaves it, or the header as it was. */
+/* Makes that place, of which there is none; durable. A power cut leaves it, or the header as it was. */
 int qcow2_header_session_room(struct cow_image *img);
 /* Writes the number of a session to its place; no sync. */
 int qcow2_header_session(struct cow_image *img, const struct qcow2 *q, uint64_t session);

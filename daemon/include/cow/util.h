@@ -248,6 +248,9 @@ COW_EXPORT _Noreturn void cow_assert_failed(const char *expr, const char *file, 
  */
 COW_EXPORT int cow_parse_size(const char *s, uint64_t *ret_bytes);
 
+/* Waits so long, or until a signal comes. Any thread; not one that runs a loop others wait for. */
+COW_EXPORT void cow_sleep_ms(unsigned ms);
+
 /* "64 KiB", "1.5 GiB": for people only. @buf holds at least 32 bytes; returns it. */
 COW_EXPORT const char *cow_human_size(uint64_t bytes, char *buf, size_t len);
 
