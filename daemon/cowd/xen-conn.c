@@ -13,12 +13,18 @@
  * Watching. To sleep and to be woken costs more than a small request does. So rings that have
  * run dry are watched for a moment before they rest, if the last time requests came within such
  * a moment. It is measured by the work before it: what a guest makes us spend on watching is a
- * few times what it makes us work, at most, and nothing when it sends requests seldom.
+ * dozen times what it makes us work, at most, and nothing when it sends requests seldom. (For its
+ * next request a guest takes about four times as long as we did: a moment that is not well above
+ * that is spent in vain, and we sleep as well.)
  *
  * Holding. A notification costs both sides about as much as a small request, so a guest that
- * sends many of them gets answers several at a time: those at hand wait for more requests as long
- * as notifications take. That begins when a request is seen before the guest can know of an
- * answer to another one, and ends when nothing comes meanwhile.
+ * sends many of them gets answers several at a time: those at hand wait for more requests, a few
+ * times as long as a notification takes. That begins when a request is seen before the guest can
+ * know of an answer to another one; and when nothing came meanwhile, the answers at hand are as
+ * many as it sends at once: that many do not wait again.
+ *
+ * Both are measured in ticks that are only compared with each other: in domain 0, the clock may
+ * be a system call, which takes longer than many a request.
  */
 #include "xen-conn.h"
 
@@ -29,6 +35,9 @@
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __x86_64__
+#include <x86intrin.h>
+#endif
 
 #include "cow/log.h"
 #include "xen-grants.h"
@@ -36,10 +45,10 @@
 
 #define POOL_BYTES (16u << 20)	/* for the data of all requests of a guest's disk */
 #define ROUNDS 16		/* of the rings before other sources of the loop get their turn */
-#define WATCH_TIMES 4u		/* the time of work before: so long the rings are watched */
-#define WATCH_NS 2000000u	/* or so long */
-#define HOLD_TIMES 2u		/* the time of a notification: so long answers wait for others */
-#define HOLD_MAX 32u		/* answers that wait */
+#define WATCH_TIMES 12u		/* the time of work before: so long the rings are watched */
+#define WATCH_MOST 64u		/* the time of a notification, at most */
+#define HOLD_TIMES 6u		/* the time of a notification: so long answers wait for others */
+#define HOLD_MAX 16u		/* answers that wait */
 /* A ring of a page has 32 requests; Linux sends up to 32 segments, and a page that lists them. */
 #define KEPT_PAGES (32u * 33u)	/* of the guest's, mapped, for each queue */
 #define IDLE_EVENTS 8		/* events without a request that are not held against the guest */
@@ -68,14 +77,14 @@ struct xen_conn {
 	struct cow_source *event_src, *again_src, *pause;
 	int again_fd;
 	bool fired;			/* one of the channels, or more */
-	uint64_t work_ns;		/* when there was something in the rings again */
-	uint64_t dry_ns;		/* when they had run dry; 0: there is something */
-	uint64_t watch_ns;		/* how long they are watched then */
+	uint64_t work_at;		/* ticks: when there was something in the rings again */
+	bool dry;			/* there is nothing */
+	uint64_t dry_at;		/* since then */
+	uint64_t watch_for;		/* how long they are watched then */
 	bool soon;			/* the last time, something came within that */
-	uint64_t request_ns;		/* what a request took last */
-	uint64_t publish_ns;		/* and what it took to show answers */
-	bool crowd;			/* requests do not wait for answers to others */
-	bool held;			/* answers waited, and not in vain */
+	uint64_t request_ticks;		/* what a request took last */
+	uint64_t notify_ticks;		/* and what a notification took */
+	unsigned crowd;			/* requests that the guest sends at once; not above HOLD_MAX */
 	struct queue queue[XEN_QUEUES_MAX];
 };
 
@@ -171,11 +180,28 @@ static void ring_copy(void *opaque, struct xen_copy *copies, unsigned n)
 	xen_grants_copy(q->conn->grants, copies, n);
 }
 
+static uint64_t ticks(void)
+{
+#ifdef __x86_64__
+	return __rdtsc();
+#else
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+#endif
+}
+
 static void ring_notify(void *opaque)
 {
 	struct queue *q = opaque;
+	struct xen_conn *c = q->conn;
+	uint64_t begin = ticks(), took;
 
-	q->conn->cfg.lib->events_notify(q->conn->events, q->port);
+	c->cfg.lib->events_notify(c->events, q->port);
+	took = ticks() - begin;
+	/* One that was interrupted says nothing of the next. */
+	c->notify_ticks = c->notify_ticks ? cow_min(took, 2 * c->notify_ticks) : took;
 }
 
 static const struct xen_ring_ops ring_ops = { .copy = ring_copy, .notify = ring_notify };
@@ -264,14 +290,6 @@ static void run_again(struct xen_conn *c)
 
 /* ---- a turn ---- */
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* True: there is more to be done. */
 static bool run_queue(struct queue *q, unsigned *taken_all)
 {
@@ -285,18 +303,18 @@ static bool run_queue(struct queue *q, unsigned *taken_all)
 
 static void note_times(struct xen_conn *c, uint64_t begin, unsigned taken)
 {
-	c->request_ns = (now_ns() - begin) / taken;
-	if (!c->dry_ns)
+	c->request_ticks = (ticks() - begin) / taken;
+	if (!c->dry)
 		return;
-	c->soon = begin - c->dry_ns < c->watch_ns;
-	c->work_ns = begin;
-	c->dry_ns = 0;
+	c->soon = begin - c->dry_at < c->watch_for;
+	c->work_at = begin;
+	c->dry = false;
 }
 
 /* All rings, once. */
 static bool run_queues(struct xen_conn *c)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = ticks();
 	unsigned taken = 0;
 	bool more = false;
 
@@ -319,16 +337,18 @@ static bool have_new(const struct xen_conn *c)
 /* The rings are dry. True: not any more. */
 static bool watch(struct xen_conn *c)
 {
-	if (!c->dry_ns) {
-		c->dry_ns = now_ns();
-		c->watch_ns = cow_min(WATCH_TIMES * (c->dry_ns - c->work_ns), WATCH_NS);
+	if (!c->dry) {
+		c->dry = true;
+		c->dry_at = ticks();
+		c->watch_for = cow_min(WATCH_TIMES * (c->dry_at - c->work_at),
+				       WATCH_MOST * c->notify_ticks);
 	}
 	if (!c->soon || xen_conn_inflight(c))
 		return false;
 	do {
 		if (have_new(c))
 			return true;
-	} while (now_ns() - c->dry_ns < c->watch_ns);
+	} while (ticks() - c->dry_at < c->watch_for);
 	c->soon = false;
 	return false;
 }
@@ -373,32 +393,27 @@ static unsigned unpublished(const struct xen_conn *c)
 
 static void publish(struct xen_conn *c)
 {
-	uint64_t begin = now_ns();
-
 	if (!unpublished(c))
 		return;
+	if (have_new(c))
+		c->crowd = HOLD_MAX;
 	for (unsigned i = 0; i < c->params.queues; i++)
 		xen_ring_publish(c->queue[i].ring);
-	c->publish_ns = now_ns() - begin;
-	c->crowd |= have_new(c);
-	c->held = false;
 }
 
-/* True: something came while answers waited; they go on waiting. */
-static bool hold(struct xen_conn *c)
+/* True: more comes while answers wait; they go on waiting. */
+static bool hold(struct xen_conn *c, bool more)
 {
-	uint64_t begin = now_ns(), limit = HOLD_TIMES * c->publish_ns;
+	uint64_t begin = ticks(), limit = HOLD_TIMES * c->notify_ticks;
 	unsigned n = unpublished(c);
 
-	if (!c->crowd || !n || n >= HOLD_MAX || c->request_ns > limit || xen_conn_inflight(c))
+	if (!n || n >= c->crowd || c->request_ticks > limit || xen_conn_inflight(c))
 		return false;
 	do {
-		if (have_new(c)) {
-			c->held = true;
+		if (more || have_new(c))
 			return true;
-		}
-	} while (now_ns() - begin < limit);
-	c->crowd = c->held;
+	} while (ticks() - begin < limit);
+	c->crowd = n;
 	return false;
 }
 
@@ -408,7 +423,7 @@ void xen_conn_run(struct xen_conn *c)
 
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		more = run_queues(c);
-		if (!more && hold(c))
+		if (hold(c, more))
 			continue;
 		publish(c);
 		if (!more && !watch(c) && rest(c))
@@ -554,6 +569,7 @@ int xen_conn_new(const struct xen_conn_cfg *cfg, const struct xen_params *params
 	c->cfg = *cfg;
 	c->params = *params;
 	c->again_fd = -1;
+	c->crowd = 1;
 	for (unsigned i = 0; i < XEN_QUEUES_MAX; i++) {
 		c->queue[i].conn = c;
 		c->queue[i].port = -1;
