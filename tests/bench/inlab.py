@@ -113,21 +113,27 @@ def present(targets, missing):
     return [t for t in targets if t not in missing]
 
 
-def ratio(v, who, whom, sign, limit):
-    r = statistics.median(a / b for a, b in zip(v[who], v[whom]))
-    good = limit is None or (r <= limit if sign == '<=' else r >= limit)
-    return {'who': who, 'whom': whom, 'ratio': r, 'sign': sign, 'limit': limit, 'good': good}
+def within(r, sign, limit):
+    return limit is None or (r <= limit if sign == '<=' else r >= limit)
+
+
+def ratio(v, who, whom, sign, limit, floor=None):
+    r = {t: statistics.median(a / b for a, b in zip(v[t], v[whom])) for t in (who, floor) if t in v}
+    good = within(r[who], sign, limit)
+    said = 'OK' if good else 'FLOOR' if floor in r and not within(r[floor], sign, limit) else 'MISS'
+    return {'who': who, 'whom': whom, 'ratio': r[who], 'sign': sign, 'limit': limit, 'said': said}
 
 
 def verdict(r):
     if r['limit'] is None:
         return '', ''
-    return '%s %.2f' % (r['sign'], r['limit']), 'OK' if r['good'] else 'MISS'
+    return '%s %.2f' % (r['sign'], r['limit']), r['said']
 
 
 def table(values, rows, targets):
     """Prints @rows: (title, row, value, unit, asked), asked being (who, against whom, sign, limit);
-    without a limit it is there to be read."""
+    without a limit it is there to be read. A fifth is the target that nobody of @who's kind can
+    surpass: where that one misses too, FLOOR is said instead of MISS."""
     fmt = '%-34s' + ' %10s' * len(targets) + '  %-6s %-26s %-14s %s'
     print(fmt % ('', *targets, '', 'ratio', 'asked', ''))
     result = []
@@ -143,7 +149,9 @@ def table(values, rows, targets):
             print((fmt % (*head, *line)).rstrip())
         result += [dict(r, row=title) for r in ratios if r['limit'] is not None]
     if result:
-        print('%d asked, %d missed' % (len(result), sum(not r['good'] for r in result)))
+        said = [r['said'] for r in result]
+        print('%d asked, %d missed, %d missed by the floor too' %
+              (len(said), said.count('MISS'), said.count('FLOOR')))
     print()
     return result
 
