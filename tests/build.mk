@@ -148,8 +148,9 @@ check-xen:
 	$(Q)sh contrib/build/setup.sh build test
 	$(Q)$(MAKE) check-xen-now
 # At length, a guest attacks a cowd with sanitizers, too.
-check-xen-now: all $(LAB_BINS) $(XENLAB_BINS)
-	$(if $(filter full,$(FAULT)),$(Q)$(MAKE) BUILD='$(BUILD)-asan' SAN=address,undefined all)
+sanitized-cowd:
+	$(Q)$(MAKE) BUILD='$(BUILD)-asan' SAN=address,undefined all
+check-xen-now: all $(LAB_BINS) $(XENLAB_BINS) $(if $(filter full,$(FAULT)),sanitized-cowd)
 	$(Q)failed=; for x in $(LAB_XENS); do \
 	  echo "== $$x"; \
 	  tests/lab/kernels 6.1 $$x >/dev/null && LAB_XEN=$$x FAULT=$${FAULT:-quick} \
@@ -200,5 +201,5 @@ check-includes:
 
 .PHONY: test-bins check check-root check-now check-c check-asan check-asan-now check-fault \
 	check-fault-now check-valgrind check-valgrind-now fuzz fuzz-now fuzz-bins fuzz-bins-if-clang \
-	check-headers check-includes lab-ready check-xen check-xen-now check-kernels check-kernels-now bench-lab bench-lab-now \
+	check-headers check-includes lab-ready check-xen check-xen-now sanitized-cowd check-kernels check-kernels-now bench-lab bench-lab-now \
 	bench-xen bench-xen-now
