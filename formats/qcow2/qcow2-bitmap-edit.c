@@ -52,11 +52,6 @@ static int place(struct qcow2_bmedit *ed, uint64_t bytes, uint64_t *ret_off)
 	return rc;
 }
 
-static bool any_set(const uint8_t *p, uint64_t n)
-{
-	return p[0] || memcmp(p, p + 1, n - 1);
-}
-
 /* Step 1 for the bits of one, of which the entry at @at of the directory is told. */
 static int store(struct qcow2_bmedit *ed, uint64_t at, const uint8_t *bits, uint64_t n_bits)
 {
@@ -67,13 +62,13 @@ static int store(struct qcow2_bmedit *ed, uint64_t at, const uint8_t *bits, uint
 	int rc;
 
 	for (uint64_t i = 0; i < n; i++)
-		need += any_set(bits + (i << q->cluster_bits), q->cluster) ? q->cluster : 0;
+		need += cow_is_zero(bits + (i << q->cluster_bits), q->cluster) ? 0 : q->cluster;
 	rc = table ? place(ed, table_room + need, &off) : -ENOMEM;
 	next = off + table_room;
 	for (uint64_t i = 0; i < n && rc == 0; i++) {
 		const uint8_t *p = bits + (i << q->cluster_bits);
 
-		if (!any_set(p, q->cluster))
+		if (cow_is_zero(p, q->cluster))
 			continue;
 		rc = cow_img_pwrite(ed->img, 0, p, q->cluster, next);
 		table[i] = next;

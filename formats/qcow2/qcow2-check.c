@@ -22,6 +22,7 @@
 
 #include "qcow2-priv.h"
 
+#define SOME 1024u			/* counters to skip at a time */
 #define WINDOW_CLUSTERS	(32u << 20)	/* 2 TiB of clusters of 64 KiB */
 #define COUNT_MAX	UINT16_MAX	/* counters stop there: as many snapshots there can be */
 
@@ -339,6 +340,16 @@ static void collect_far(struct check *ck, uint64_t cluster, enum kind kind)
 		refer_again(ck, cluster, kind);
 }
 
+/* Behind the last counter that is not 0, of those of clusters from @from up to @end of the window. */
+static uint64_t counted_end(const struct check *ck, uint64_t from, uint64_t end)
+{
+	while (end - from >= SOME && cow_is_zero(ck->counts + end - SOME, SOME * sizeof(*ck->counts)))
+		end -= SOME;
+	while (end > from && !ck->counts[end - 1])
+		end--;
+	return end;
+}
+
 /*
  * What the counters of the first window tell: where refcount blocks are needed, what lies on metadata
  * (but for tables that are shared: of those only collect_meta() knows).
@@ -348,8 +359,7 @@ static int collect_counted(struct check *ck)
 	uint64_t per = qcow2_ref_per_block(ck->q), end;
 
 	for (uint64_t from = 0; from < ck->n; from += per) {
-		for (end = from + per; end > from && !ck->counts[end - 1]; end--)
-			;
+		end = counted_end(ck, from, from + per);
 		if (end == from)
 			continue;
 		ck->wanted[from / per] = 1;
@@ -598,9 +608,9 @@ static bool compare_one(struct check *ck, uint64_t cluster, uint64_t index, enum
 static bool compare_word(struct check *ck, uint64_t cluster, uint64_t index, uint64_t n, enum phase phase)
 {
 	bool used = cow_get_be64(ck->block + (index << ck->q->refcount_order >> 3)), changed = false;
+	uint64_t at = cluster - ck->base, counted = at < ck->n ? cow_min(n, ck->n - at) : 0;
 
-	for (uint64_t i = 0; i < n && !used; i++)
-		used = cluster + i - ck->base < ck->n && ck->counts[cluster + i - ck->base];
+	used = used || (counted && !cow_is_zero(ck->counts + at, counted * sizeof(*ck->counts)));
 	for (uint64_t i = 0; i < n && used; i++)
 		changed |= compare_one(ck, cluster + i, index + i, phase);
 	return changed;

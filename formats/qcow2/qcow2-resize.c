@@ -90,11 +90,6 @@ static int last_own(struct cow_image *img, struct last *t)
 	return qcow2_ref_add_sync(img, old >> q->cluster_bits, 1, -1);
 }
 
-static bool is_zero(const uint8_t *p, uint64_t n)
-{
-	return n == 0 || (p[0] == 0 && !memcmp(p, p + 1, n - 1));
-}
-
 /* What the last cluster, which is stored in any form, reads as. */
 static int read_cluster(struct cow_image *img, uint64_t entry, uint8_t *out)
 {
@@ -167,7 +162,7 @@ static int clear_tail(struct cow_image *img, struct last *t)
 	if (data && plain && (e & QCOW2_COPIED))
 		return clear_own(img, host, from, data);
 	rc = data ? read_cluster(img, e, data) : -ENOMEM;
-	if (rc || is_zero(data + from, q->cluster - from))
+	if (rc || cow_is_zero(data + from, q->cluster - from))
 		return rc;
 	memset(data + from, 0, q->cluster - from);
 	return replace_cluster(img, t, i, data);
@@ -193,7 +188,7 @@ static int trim_table(struct cow_image *img, struct last *t)
 	uint64_t all = 1ULL << q->l2_bits;
 	int rc;
 
-	if (!t->l2 || is_zero(t->l2 + t->keep * q->entry_bytes, (all - t->keep) * q->entry_bytes))
+	if (!t->l2 || cow_is_zero(t->l2 + t->keep * q->entry_bytes, (all - t->keep) * q->entry_bytes))
 		return 0;
 	rc = last_own(img, t);
 	for (uint64_t i = t->keep; i < all && rc == 0; i++)
@@ -219,7 +214,7 @@ static int trim(struct cow_image *img)
 		rc = trim_table(img, &t);
 	if (rc == 0)
 		rc = clear_tail(img, &t);
-	if (rc == 0 && !is_zero((const uint8_t *)gone, n * 8))
+	if (rc == 0 && !cow_is_zero((const uint8_t *)gone, n * 8))
 		rc = cow_img_punch(img, 0, at, n * 8);
 	if (rc == 0)
 		rc = fit_data_file(img, q->size);

@@ -43,6 +43,14 @@ static inline bool cow_is_pow2(uint64_t v)
 	return v && !(v & (v - 1));
 }
 
+/* Are all of @n bytes zeroes? */
+static inline bool cow_is_zero(const void *p, size_t n)
+{
+	const uint8_t *bytes = (const uint8_t *)p;
+
+	return n == 0 || (bytes[0] == 0 && !memcmp(bytes, bytes + 1, n - 1));
+}
+
 /* @unit is a power of two. */
 static inline uint64_t cow_round_down(uint64_t v, uint64_t unit)
 {
