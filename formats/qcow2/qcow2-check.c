@@ -656,7 +656,8 @@ static int compare(struct check *ck, enum phase phase)
 
 /*
  * Is the COPIED flag of an entry for @host wrong, as far as the window tells? Then *e is put right.
- * Missing where the refcount is too high, it fits that: it belongs to the leak.
+ * Missing where the refcount is too high, it fits that: it belongs to the leak, if both can be put
+ * right. A table that shared its cluster with a refcount block is for the next repair.
  */
 static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable, const char *what,
 		       uint64_t where)
@@ -669,7 +670,7 @@ static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable
 	single = ck->counts[cluster - ck->base] == 1;
 	if (single == !!(e & QCOW2_COPIED))
 		return false;
-	if (!single || !(ck->high[(cluster - ck->base) / 8] >> (cluster - ck->base) % 8 & 1)) {
+	if (!single || !fixable || !(ck->high[(cluster - ck->base) / 8] >> (cluster - ck->base) % 8 & 1)) {
 		ck->rep->corruptions++;
 		ck->left += !(ck->repair && fixable);
 		cow_report_say(ck->rep, ck->repair && fixable,
