@@ -29,6 +29,9 @@
 /* BLOCK: a refcount block, TABLE: an L2 table, META: the rest of what has one place that refers to it. */
 enum kind { KIND_META, KIND_BLOCK, KIND_TABLE, KIND_DATA };
 
+/* Something in the range of a refcount block is referred to; the block there is is not to be believed. */
+enum { WANTED = 1, DROPPED = 2 };
+
 struct check {
 	struct cow_image *img;
 	struct qcow2 *q;
@@ -43,12 +46,13 @@ struct check {
 
 	uint64_t *reftable;		/* offsets, native order; 0: none, or not to be believed */
 	uint64_t reftable_n;
-	uint8_t *wanted;		/* of each refcount block: is something in its range referred to? */
+	uint8_t *wanted;		/* of each refcount block: WANTED, DROPPED or both */
 	uint64_t beyond;		/* references that no refcount table entry can cover */
 	uint64_t top;			/* highest cluster referred to, + 1 */
-	struct qcow2_set meta, multi;	/* metadata; what of it is referred to by more than one */
-	struct qcow2_set tables, blocks;	/* of these, L2 tables and refcount blocks */
+	struct qcow2_set meta, multi;	/* metadata but for refcount blocks; what of it has several references */
+	struct qcow2_set tables;	/* of these, L2 tables */
 	struct qcow2_set odd;		/* of all these, what is something else as well */
+	struct qcow2_set blocks, upon;	/* refcount blocks; which of them lie upon something else */
 
 	uint16_t *counts;		/* of the window [base, base + n) */
 	uint8_t *high;			/* a bit each: the refcount is higher than that */
@@ -293,36 +297,49 @@ static int walk(struct check *ck)
 
 static bool room_for_one(struct check *ck)
 {
-	struct qcow2_set *const sets[] = { &ck->meta, &ck->multi, &ck->tables, &ck->blocks, &ck->odd };
+	struct qcow2_set *const sets[] = { &ck->meta, &ck->multi, &ck->tables, &ck->odd, &ck->blocks,
+					   &ck->upon };
 
 	for (size_t i = 0; i < COW_ARRAY_SIZE(sets) && !ck->no_memory; i++)
 		ck->no_memory = qcow2_set_room(sets[i], 1);
 	return !ck->no_memory;
 }
 
-/*
- * Metadata is referred to once more. That is as it should be for the tables that snapshots share;
- * a refcount block, which walk() tells before those, can be made anew.
- */
+/* Metadata is referred to once more. That is as it should be for the tables that snapshots share. */
 static void refer_again(struct check *ck, uint64_t cluster, enum kind kind)
 {
 	qcow2_set_add(&ck->multi, cluster);
-	if (kind != KIND_BLOCK && !qcow2_set_has(&ck->blocks, cluster) &&
-	    !(kind == KIND_TABLE && qcow2_set_has(&ck->tables, cluster)))
+	if (kind != KIND_TABLE || !qcow2_set_has(&ck->tables, cluster))
 		qcow2_set_add(&ck->odd, cluster);
 }
 
-/* Without a window. */
+/* Without a window. What a refcount block lies upon is what it would be without, as that can be made anew. */
 static void collect_meta(struct check *ck, uint64_t cluster, enum kind kind)
 {
 	if (kind == KIND_DATA || !room_for_one(ck))
 		return;
+	if (kind == KIND_BLOCK) {
+		if (!qcow2_set_add(&ck->blocks, cluster) || qcow2_set_has(&ck->meta, cluster))
+			qcow2_set_add(&ck->upon, cluster);
+		return;
+	}
+	if (qcow2_set_has(&ck->blocks, cluster))
+		qcow2_set_add(&ck->upon, cluster);
 	if (!qcow2_set_add(&ck->meta, cluster))
 		refer_again(ck, cluster, kind);
-	if (kind == KIND_BLOCK)
-		qcow2_set_add(&ck->blocks, cluster);
 	if (kind == KIND_TABLE)
 		qcow2_set_add(&ck->tables, cluster);
+}
+
+/* There is data where metadata is. */
+static void data_upon(struct check *ck, uint64_t cluster)
+{
+	if (!room_for_one(ck))
+		return;
+	if (qcow2_set_has(&ck->meta, cluster))
+		refer_again(ck, cluster, KIND_DATA);
+	else
+		qcow2_set_add(&ck->upon, cluster);
 }
 
 /* Behind the first window. */
@@ -334,10 +351,10 @@ static void collect_far(struct check *ck, uint64_t cluster, enum kind kind)
 		ck->beyond++;
 		return;
 	}
-	ck->wanted[cluster / per] = 1;
+	ck->wanted[cluster / per] |= WANTED;
 	ck->top = cow_max(ck->top, cluster + 1);
-	if (kind == KIND_DATA && qcow2_set_has(&ck->meta, cluster) && room_for_one(ck))
-		refer_again(ck, cluster, kind);
+	if (kind == KIND_DATA && (qcow2_set_has(&ck->meta, cluster) || qcow2_set_has(&ck->blocks, cluster)))
+		data_upon(ck, cluster);
 }
 
 /* Behind the last counter that is not 0, of those of clusters from @from up to @end of the window. */
@@ -350,11 +367,22 @@ static uint64_t counted_end(const struct check *ck, uint64_t from, uint64_t end)
 	return end;
 }
 
+/* What of @set is referred to as data too, by the counters of the first window. */
+static void counted_twice(struct check *ck, const struct qcow2_set *set)
+{
+	for (size_t i = 0; i < set->cap && ck->twice; i++) {
+		uint64_t c = set->slots[i] - 1;
+
+		if (set->slots[i] && c < ck->n && ck->counts[c] > 1 && !qcow2_set_has(&ck->multi, c))
+			data_upon(ck, c);
+	}
+}
+
 /*
- * What the counters of the first window tell: where refcount blocks are needed, what lies on metadata
+ * What the counters of the first window tell: where refcount blocks are needed, what data lies on
  * (but for tables that are shared: of those only collect_meta() knows).
  */
-static int collect_counted(struct check *ck)
+static void collect_counted(struct check *ck)
 {
 	uint64_t per = qcow2_ref_per_block(ck->q), end;
 
@@ -362,20 +390,14 @@ static int collect_counted(struct check *ck)
 		end = counted_end(ck, from, from + per);
 		if (end == from)
 			continue;
-		ck->wanted[from / per] = 1;
+		ck->wanted[from / per] |= WANTED;
 		ck->top = cow_max(ck->top, end);
 	}
-	for (size_t i = 0; i < ck->meta.cap && ck->twice; i++) {
-		uint64_t c = ck->meta.slots[i] - 1;
-
-		if (!ck->meta.slots[i] || c >= ck->n || ck->counts[c] < 2 || qcow2_set_has(&ck->multi, c))
-			continue;
-		if (!room_for_one(ck))
-			return -ENOMEM;
-		refer_again(ck, c, KIND_DATA);
-	}
+	if (!room_for_one(ck))	/* and so for any number, in the sets that are looked through */
+		return;
+	counted_twice(ck, &ck->meta);
+	counted_twice(ck, &ck->blocks);
 	ck->counted = true;
-	return 0;
 }
 
 /* Counters for @n clusters, all 0. */
@@ -407,12 +429,29 @@ static int first_window(struct check *ck)
 	return make_window(ck, cow_min(window_size(ck), cow_min(there, ck->reftable_n) * per));
 }
 
+/* Refcount blocks that lie upon something else are no longer there. */
+static void drop_refblocks(struct check *ck)
+{
+	for (uint64_t i = 0; i < ck->reftable_n; i++) {
+		uint64_t cluster = ck->reftable[i] >> ck->q->cluster_bits;
+
+		if (!ck->reftable[i] || !qcow2_set_has(&ck->upon, cluster))
+			continue;
+		ck->top = cow_max(ck->top, cluster + 1);	/* until there are new ones it is in use */
+		ck->reftable[i] = 0;
+		ck->wanted[i] = WANTED | DROPPED;
+		ck->counted = false;
+	}
+}
+
+/* From metadata alone, and then with all else: what data lies upon can be told when no such block counts. */
 static int collect(struct check *ck)
 {
 	int rc;
 
 	ck->outside = collect_meta;
 	rc = walk(ck);
+	drop_refblocks(ck);
 	ck->outside = collect_far;
 	ck->deep = ck->report = true;
 	if (rc == 0)
@@ -420,8 +459,10 @@ static int collect(struct check *ck)
 	if (rc == 0)
 		rc = walk(ck);
 	ck->report = false;
-	if (rc == 0 && collect_counted(ck))
-		ck->no_memory = true;
+	if (rc == 0) {
+		collect_counted(ck);
+		drop_refblocks(ck);
+	}
 	if (rc == 0 && ck->no_memory)
 		rc = read_failed(ck, -ENOMEM, "check");
 	if (rc == 0 && ck->beyond) {
@@ -528,37 +569,24 @@ static int new_refblock(struct check *ck, uint64_t i)
 	if (rc)
 		return read_failed(ck, rc, "refcount block");
 	qcow2_set_add(&ck->meta, cluster);
-	ck->wanted[cluster / per] = 1;
+	ck->wanted[cluster / per] |= WANTED;
 	ck->top = cluster + 1;
 	return 0;
 }
 
-/* Blocks that are missing, or under something else. */
+/* Blocks that are missing, or were dropped. */
 static int fix_refblocks(struct check *ck)
 {
-	uint64_t bits = ck->q->cluster_bits;
 	bool again = true;
 	int rc = 0;
 
-	for (uint64_t i = 0; i < ck->reftable_n; i++) {
-		if (!ck->reftable[i] || !qcow2_set_has(&ck->multi, ck->reftable[i] >> bits))
-			continue;
-		ck->rep->corruptions++;
-		ck->left += !ck->repair;
-		cow_report_say(ck->rep, ck->repair,
-			       "refcount block %llu lies upon something else",
-			       (unsigned long long)i);
-		ck->reftable[i] = 0;
-		ck->counted = false;
-		ck->wanted[i] = 1;
-	}
 	for (uint64_t i = 0; i < ck->reftable_n; i++) {
 		if (ck->reftable[i] || !ck->wanted[i])
 			continue;
 		ck->rep->corruptions++;
 		ck->left += !ck->repair;
-		cow_report_say(ck->rep, ck->repair,
-			       "refcount block %llu is missing", (unsigned long long)i);
+		cow_report_say(ck->rep, ck->repair, "refcount block %llu %s", (unsigned long long)i,
+			       ck->wanted[i] & DROPPED ? "lies upon something else" : "is missing");
 	}
 	while (again && ck->repair && rc == 0) {	/* a new one may lie in a range without one */
 		again = false;
@@ -656,8 +684,7 @@ static int compare(struct check *ck, enum phase phase)
 
 /*
  * Is the COPIED flag of an entry for @host wrong, as far as the window tells? Then *e is put right.
- * Missing where the refcount is too high, it fits that: it belongs to the leak, if both can be put
- * right. A table that shared its cluster with a refcount block is for the next repair.
+ * Missing where the refcount is too high, it fits that: it belongs to the leak.
  */
 static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable, const char *what,
 		       uint64_t where)
@@ -670,7 +697,7 @@ static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable
 	single = ck->counts[cluster - ck->base] == 1;
 	if (single == !!(e & QCOW2_COPIED))
 		return false;
-	if (!single || !fixable || !(ck->high[(cluster - ck->base) / 8] >> (cluster - ck->base) % 8 & 1)) {
+	if (!single || !(ck->high[(cluster - ck->base) / 8] >> (cluster - ck->base) % 8 & 1)) {
 		ck->rep->corruptions++;
 		ck->left += !(ck->repair && fixable);
 		cow_report_say(ck->rep, ck->repair && fixable,
@@ -684,7 +711,7 @@ static bool wrong_flag(struct check *ck, uint8_t *p, uint64_t host, bool fixable
 static int flags_of_l2(struct check *ck, uint64_t off, uint64_t virt)
 {
 	const struct qcow2 *q = ck->q;
-	bool fixable = !qcow2_set_has(&ck->multi, off >> q->cluster_bits), changed = false;
+	bool fixable = !qcow2_set_has(&ck->odd, off >> q->cluster_bits), changed = false;
 	int rc = cow_img_pread(ck->img, 0, ck->l2, q->cluster, off);
 
 	for (uint64_t i = 0; i < 1ULL << q->l2_bits && rc == 0 && !qcow2_external(q); i++) {
@@ -713,7 +740,7 @@ static int flags(struct check *ck)
 		off = cow_get_be64(p) & QCOW2_OFFSET_MASK;
 		if (rc || !qcow2_host_ok(q, off))
 			continue;
-		if (wrong_flag(ck, p, off, !qcow2_set_has(&ck->multi, q->l1_off >> q->cluster_bits),
+		if (wrong_flag(ck, p, off, !qcow2_set_has(&ck->odd, q->l1_off >> q->cluster_bits),
 			       "L1 entry", i))
 			rc = cow_img_pwrite(ck->img, 0, p, sizeof(p), q->l1_off + i * 8);
 		if (rc == 0)
@@ -836,6 +863,7 @@ int qcow2_check(struct cow_image *img, struct cow_report *rep, uint32_t flag, st
 	cow_free(ck.multi.slots);
 	cow_free(ck.tables.slots);
 	cow_free(ck.blocks.slots);
+	cow_free(ck.upon.slots);
 	cow_free(ck.odd.slots);
 	if (writing && rc == 0)
 		rc = qcow2_writer_reload(img, err);

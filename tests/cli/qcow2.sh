@@ -159,7 +159,7 @@ truncate -s 4M want.raw
 both_read r.qcow2 want.raw
 
 subtest wrong flags, and clusters referred to twice, are repaired
-entries() {	# IMAGE CHANGE: of l1 and l2, the first tables as lists
+entries() {	# IMAGE CHANGE: of l1, l2 and the refcount table rt: the first tables as lists
 	python3 - "$@" <<'END'
 import struct, sys
 with open(sys.argv[1], 'r+b') as f:
@@ -168,12 +168,13 @@ with open(sys.argv[1], 'r+b') as f:
         if new is None:
             return list(struct.unpack(fmt, f.read(struct.calcsize(fmt))))
         f.write(struct.pack(fmt, *new))
-    f.seek(40)
-    l1_off = struct.unpack('>Q', f.read(8))[0]
+    l1_off, rt_off = table(40, '>2Q')
+    rt = table(rt_off, '>512Q')
     l1 = table(l1_off, '>2Q')
     l2_off = l1[0] & (1 << 56) - 512
     l2 = table(l2_off, '>512Q')
     exec(sys.argv[2])
+    table(rt_off, '>512Q', rt)
     table(l1_off, '>2Q', l1)
     table(l2_off, '>512Q', l2)
 END
@@ -186,12 +187,16 @@ damaged() {	# CHANGE: of the sound image, which check sees
 	[ $status = 2 ] || fail "$1: status $status"
 }
 cp r.qcow2 sound.qcow2
-for change in 'l2[3] ^= 1 << 63' 'l1[0] ^= 1 << 63' 'l2[5] = l2[4]'; do
+for change in 'l2[3] ^= 1 << 63' 'l1[0] ^= 1 << 63' 'l2[5] = l2[4]' \
+    'rt[7] = l2_off; l2[3] ^= 1 << 63' 'rt[7] = l1_off; l1[0] ^= 1 << 63' 'rt[0] = l2[3] & ~(1 << 63)' \
+    'rt[7] = rt[8] = rt[0]'; do
 	damaged "$change"
 	cowimg check -q -f qcow2 -r all r.qcow2 || fail "$change: not repaired"
 	both_clean r.qcow2
 done
 damaged 'l2[6] = l1[0]'			# data upon a table
+damaged 'l2[6] = l1[0]; rt[7] = l2_off'	# and a refcount block: that it can be moved hides nothing
+cowimg check -q -f qcow2 -r all r.qcow2 && fail "data upon a table was repaired" || :
 damaged 'l2[3] |= 1 << 57'		# bits that mean nothing, neither here
 damaged 'l1[0] |= 1 << 3'		# nor there
 cowimg check -q -f qcow2 -r all r.qcow2 && fail "bits that mean nothing were repaired" || :
