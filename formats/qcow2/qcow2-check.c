@@ -54,9 +54,10 @@ struct check {
 	struct qcow2_set odd;		/* of all these, what is something else as well */
 	struct qcow2_set blocks, upon;	/* refcount blocks; which of them lie upon something else */
 
-	uint16_t *counts;		/* of the window [base, base + n) */
+	uint16_t *counts;		/* of [base, base + n); in the window behind, nothing is referred to */
 	uint8_t *high;			/* a bit each: the refcount is higher than that */
-	uint64_t base, n;
+	uint64_t base, n, end;		/* the window: [base, end) */
+	bool fresh;			/* nothing was counted: the counters are all 0 */
 	bool counted;			/* the window of step 1 is still true */
 	bool twice;			/* a cluster of the window is referred to more than once */
 	bool uncopied;			/* there are entries without their COPIED flag, or damaged ones */
@@ -99,6 +100,7 @@ static void ref_cluster(struct check *ck, uint64_t cluster, enum kind kind)
 	if (cluster - ck->base < ck->n) {
 		uint16_t *counter = &ck->counts[cluster - ck->base];
 
+		ck->fresh = false;
 		ck->twice |= *counter != 0;
 		*counter = (uint16_t)(*counter + (*counter < COUNT_MAX));
 	} else if (ck->outside) {
@@ -198,6 +200,8 @@ static int walk_l1(struct check *ck, uint64_t l1_off, uint64_t l1_size, bool act
 		rc = cow_img_pread(ck->img, 0, buf, n * 8, l1_off + at * 8);
 		if (rc)
 			return read_failed(ck, rc, "L1 table");
+		if (cow_is_zero(buf, n * 8))
+			continue;
 		for (uint64_t i = 0; i < n && rc == 0; i++) {
 			uint64_t off = be64toh(buf[i]) & QCOW2_OFFSET_MASK;
 
@@ -408,7 +412,8 @@ static int make_window(struct check *ck, uint64_t n)
 	ck->counts = cow_zalloc(n * sizeof(*ck->counts));
 	ck->high = cow_zalloc(n / 8 + 1);
 	ck->n = n;
-	ck->counted = false;
+	ck->fresh = true;
+	ck->counted = ck->any_high = false;
 	return ck->counts && ck->high ? 0 : read_failed(ck, -ENOMEM, "check");
 }
 
@@ -663,7 +668,7 @@ static int compare(struct check *ck, enum phase phase)
 	uint64_t per = qcow2_ref_per_block(q), word = 64 >> q->refcount_order;
 	int rc = 0;
 
-	for (uint64_t i = ck->base / per; i < ck->reftable_n && i * per < ck->base + ck->n && rc == 0; i++) {
+	for (uint64_t i = ck->base / per; i * per < ck->end && rc == 0; i++) {
 		bool changed = false, equal;
 
 		if (!ck->reftable[i])
@@ -754,20 +759,24 @@ static int flags(struct check *ck)
 /* Is anything in the window referred to, or has refcounts? */
 static bool window_used(const struct check *ck, uint64_t per)
 {
-	for (uint64_t i = ck->base / per; i < ck->reftable_n && i * per < ck->base + ck->n; i++) {
+	for (uint64_t i = ck->base / per; i * per < ck->end; i++) {
 		if (ck->reftable[i] || ck->wanted[i])
 			return true;
 	}
 	return false;
 }
 
+/* New counters are zeroes that take no memory until they count: most of a window may stay so. */
 static int count_window(struct check *ck)
 {
-	if (ck->counted)
+	int rc = 0;
+
+	if (ck->counted || ck->n == 0)
 		return 0;
-	memset(ck->counts, 0, ck->n * sizeof(*ck->counts));
+	if (!ck->fresh || ck->any_high)
+		rc = make_window(ck, ck->n);
 	ck->twice = false;
-	return walk(ck);
+	return rc ? rc : walk(ck);
 }
 
 static int window(struct check *ck)
@@ -775,10 +784,9 @@ static int window(struct check *ck)
 	int rc = count_window(ck);
 
 	ck->any_high = false;
-	memset(ck->high, 0, ck->n / 8 + 1);
 	if (rc == 0)
 		rc = compare(ck, RAISE);
-	if (rc == 0 && (ck->twice || ck->uncopied))
+	if (rc == 0 && ck->n && (ck->twice || ck->uncopied))
 		rc = flags(ck);
 	if (rc == 0 && ck->any_high)
 		rc = compare(ck, LOWER);
@@ -787,17 +795,19 @@ static int window(struct check *ck)
 
 static int windows(struct check *ck)
 {
-	uint64_t per = qcow2_ref_per_block(ck->q), end = ck->reftable_n, size = window_size(ck);
+	uint64_t per = qcow2_ref_per_block(ck->q), end = ck->reftable_n, size = window_size(ck), used;
 	int rc = 0;
 
 	while (end > 0 && !ck->reftable[end - 1] && !ck->wanted[end - 1])
 		end--;
 	end *= per;
-	if (cow_min(size, end) > ck->n)
-		rc = make_window(ck, cow_min(size, end));
+	used = cow_round_up(ck->top, per);
+	if (cow_min(size, used) > ck->n)
+		rc = make_window(ck, cow_min(size, used));
 	ck->outside = NULL;
 	for (ck->base = 0; ck->base < end && rc == 0; ck->base += size) {
-		ck->n = cow_min(size, end - ck->base);
+		ck->end = cow_min(ck->base + size, end);
+		ck->n = ck->base < used ? cow_min(size, used - ck->base) : 0;
 		if (window_used(ck, per))
 			rc = window(ck);
 		ck->counted = false;
