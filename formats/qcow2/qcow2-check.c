@@ -29,7 +29,7 @@
 /* BLOCK: a refcount block, TABLE: an L2 table, META: the rest of what has one place that refers to it. */
 enum kind { KIND_META, KIND_BLOCK, KIND_TABLE, KIND_DATA };
 
-/* Something in the range of a refcount block is referred to; the block there is is not to be believed. */
+/* Of a refcount block: something in its range is referred to; there was one that could not be believed. */
 enum { WANTED = 1, DROPPED = 2 };
 
 struct check {
@@ -46,12 +46,12 @@ struct check {
 
 	uint64_t *reftable;		/* offsets, native order; 0: none, or not to be believed */
 	uint64_t reftable_n;
-	uint8_t *wanted;		/* of each refcount block: WANTED, DROPPED or both */
+	uint8_t *wanted;		/* of each refcount block: 0, WANTED, or DROPPED as well */
 	uint64_t beyond;		/* references that no refcount table entry can cover */
 	uint64_t top;			/* highest cluster referred to, + 1 */
 	struct qcow2_set meta, multi;	/* metadata but for refcount blocks; what of it has several references */
 	struct qcow2_set tables;	/* of these, L2 tables */
-	struct qcow2_set odd;		/* of all these, what is something else as well */
+	struct qcow2_set odd;		/* of metadata, what is something else as well */
 	struct qcow2_set blocks, upon;	/* refcount blocks; which of them lie upon something else */
 
 	uint16_t *counts;		/* of [base, base + n); in the window behind, nothing is referred to */
@@ -335,12 +335,14 @@ static void collect_meta(struct check *ck, uint64_t cluster, enum kind kind)
 		qcow2_set_add(&ck->tables, cluster);
 }
 
-/* There is data where metadata is. */
-static void data_upon(struct check *ck, uint64_t cluster)
+/* There is data: maybe upon metadata, or under a refcount block. */
+static void collect_data(struct check *ck, uint64_t cluster)
 {
-	if (!room_for_one(ck))
+	bool meta = qcow2_set_has(&ck->meta, cluster);
+
+	if ((!meta && !qcow2_set_has(&ck->blocks, cluster)) || !room_for_one(ck))
 		return;
-	if (qcow2_set_has(&ck->meta, cluster))
+	if (meta)
 		refer_again(ck, cluster, KIND_DATA);
 	else
 		qcow2_set_add(&ck->upon, cluster);
@@ -357,8 +359,8 @@ static void collect_far(struct check *ck, uint64_t cluster, enum kind kind)
 	}
 	ck->wanted[cluster / per] |= WANTED;
 	ck->top = cow_max(ck->top, cluster + 1);
-	if (kind == KIND_DATA && (qcow2_set_has(&ck->meta, cluster) || qcow2_set_has(&ck->blocks, cluster)))
-		data_upon(ck, cluster);
+	if (kind == KIND_DATA)
+		collect_data(ck, cluster);
 }
 
 /* Behind the last counter that is not 0, of those of clusters from @from up to @end of the window. */
@@ -378,7 +380,7 @@ static void counted_twice(struct check *ck, const struct qcow2_set *set)
 		uint64_t c = set->slots[i] - 1;
 
 		if (set->slots[i] && c < ck->n && ck->counts[c] > 1 && !qcow2_set_has(&ck->multi, c))
-			data_upon(ck, c);
+			collect_data(ck, c);
 	}
 }
 
@@ -559,10 +561,10 @@ static int new_refblock(struct check *ck, uint64_t i)
 {
 	struct qcow2 *q = ck->q;
 	uint64_t per = qcow2_ref_per_block(q), cluster = ck->top;
-	int rc = qcow2_set_room(&ck->meta, 1);
+	int rc;
 
-	if (rc || cluster / per >= ck->reftable_n)
-		return read_failed(ck, rc ? rc : -ENOSPC, "refcount table");
+	if (cluster / per >= ck->reftable_n)
+		return read_failed(ck, -ENOSPC, "refcount table");
 	memset(ck->block, 0, q->cluster);
 	rc = cow_img_pwrite(ck->img, 0, ck->block, q->cluster, cluster << q->cluster_bits);
 	if (rc == 0)
@@ -573,7 +575,6 @@ static int new_refblock(struct check *ck, uint64_t i)
 		rc = write_reftable_entry(ck, i);
 	if (rc)
 		return read_failed(ck, rc, "refcount block");
-	qcow2_set_add(&ck->meta, cluster);
 	ck->wanted[cluster / per] |= WANTED;
 	ck->top = cluster + 1;
 	return 0;
